@@ -1,0 +1,1 @@
+"""Values of the protocol: addresses, stanzas, errors, forms, result pages, discovery answers."""
