@@ -418,7 +418,8 @@ fn until_stable(
     Err(PrecisError::Disallowed)
 }
 
-/// `UsernameCaseMapped` (RFC 8265 §3.3.2), rule by rule.
+/// `UsernameCaseMapped`, rule by rule. The class is asked before the normal form is made, as
+/// RFC 8265 §3.3.2 says, so that an Ohm sign is refused and not turned into an omega.
 fn enforce_username(text: &str) -> Result<String, PrecisError> {
     let profile = UsernameCaseMapped::new();
     let enforce = || {
@@ -546,9 +547,11 @@ fn domain_part(text: &str) -> Result<Cow<'_, str>, JidError> {
 }
 
 fn has_a_label(ascii: &str) -> bool {
-    ascii
-        .split('.')
-        .any(|label| label.get(..4).is_some_and(|p| p.eq_ignore_ascii_case("xn--")))
+    ascii.split('.').any(|label| {
+        label
+            .get(..4)
+            .is_some_and(|p| p.eq_ignore_ascii_case("xn--"))
+    })
 }
 
 /// A label of ASCII letters, digits and inner hyphens that claims no special meaning with two
@@ -568,7 +571,7 @@ fn is_ldh_label(label: &str) -> bool {
 /// Case, width and normal form by UTS #46 without its transitional mappings, which would join
 /// what IDNA2008 keeps apart (`ß`, final sigma); then each label is judged by the derivation that
 /// IDNA2008 and the PRECIS IdentifierClass share (RFC 5892 §3, RFC 8264 §8), since UTS #46 lets
-/// symbols pass.
+/// symbols pass. Only the blocks of RFC 5892 §2.4 have no counterpart there.
 fn international_domain(text: &str) -> Option<String> {
     use idna::uts46::{AsciiDenyList, Hyphens, Uts46};
     let (name, outcome) =
@@ -582,9 +585,15 @@ fn international_domain(text: &str) -> Option<String> {
         }
         let ascii_bytes = idna::punycode::encode_str(label).map_or(usize::MAX, |p| p.len());
         ascii_bytes <= MAX_LABEL_BYTES - "xn--".len()
+            && !label.contains(is_in_ignorable_block)
             && Current(IdentifierClass::default()).allows(label).is_ok()
     });
     is_valid.then(|| name.to_owned())
+}
+
+/// IgnorableBlocks (RFC 5892 §2.4): marks for symbols, musical notation.
+fn is_in_ignorable_block(c: char) -> bool {
+    matches!(c, '\u{20D0}'..='\u{20FF}' | '\u{1D100}'..='\u{1D24F}')
 }
 
 /// An IPv6 literal in its one canonical spelling (RFC 5952), so that equal addresses are equal.
@@ -593,3 +602,6 @@ fn ip_literal(text: &str) -> Option<String> {
     let address: core::net::Ipv6Addr = inner.parse().ok()?;
     Some(format!("[{address}]"))
 }
+
+#[cfg(test)]
+mod tests;
