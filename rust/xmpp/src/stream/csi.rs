@@ -216,7 +216,10 @@ mod tests {
             (vec![composing], Class::Drop),
             (vec![composing, (ns::CLIENT, "thread")], Class::Drop),
             (vec![composing, (ns::HINTS, "no-store")], Class::Drop),
-            (vec![composing, (ns::RECEIPTS, "received")], Class::Important),
+            (
+                vec![composing, (ns::RECEIPTS, "received")],
+                Class::Important,
+            ),
             (vec![(ns::JINGLE_MESSAGE, "propose")], Class::Important),
             (vec![(ns::CONFERENCE, "x")], Class::Important),
             (vec![event], Class::Event),
@@ -228,10 +231,7 @@ mod tests {
         }
         let error = message(&[composing]).with_type("error");
         assert_eq!(classify(&error), Class::Important);
-        assert_eq!(
-            classify(&Stanza::new(StanzaKind::Iq)),
-            Class::Important
-        );
+        assert_eq!(classify(&Stanza::new(StanzaKind::Iq)), Class::Important);
         let presence = presence("a@b.example/c", "1");
         assert_eq!(classify(&presence), Class::Presence);
         assert_eq!(
@@ -243,10 +243,7 @@ mod tests {
             Class::Important
         );
         let x = Element::new(ns::MUC_USER, "x");
-        assert_eq!(
-            classify(&presence.clone().with_child(&x)),
-            Class::Presence
-        );
+        assert_eq!(classify(&presence.clone().with_child(&x)), Class::Presence);
         let own = x.with_child(Element::new(ns::MUC_USER, "status").with_attr("code", "110"));
         assert_eq!(classify(&presence.with_child(&own)), Class::Important);
     }

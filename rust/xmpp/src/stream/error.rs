@@ -62,7 +62,11 @@ pub struct StreamError {
 
 impl From<StreamCondition> for StreamError {
     fn from(condition: StreamCondition) -> Self {
-        Self { condition, text: None, app: None }
+        Self {
+            condition,
+            text: None,
+            app: None,
+        }
     }
 }
 
@@ -198,15 +202,13 @@ mod tests {
     #[test]
     fn on_websocket_the_prefix_is_declared_by_the_error_itself() {
         let text = written(&StreamCondition::Conflict.into(), Framing::WebSocket);
-        assert!(
-            text.starts_with("<stream:error xmlns:stream='http://etherx.jabber.org/streams'>")
-        );
+        assert!(text.starts_with("<stream:error xmlns:stream='http://etherx.jabber.org/streams'>"));
     }
 
     #[test]
     fn see_other_host_carries_the_host_as_content() {
-        let error =
-            StreamError::from(StreamCondition::SeeOtherHost).with_text("[2001:41D0:1:A49b::1]:9222");
+        let error = StreamError::from(StreamCondition::SeeOtherHost)
+            .with_text("[2001:41D0:1:A49b::1]:9222");
         assert_eq!(
             written(&error, Framing::Tcp),
             "<stream:error><see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>\

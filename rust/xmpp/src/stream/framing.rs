@@ -155,7 +155,10 @@ mod tests {
         let messages: Vec<_> = out.messages().map(String::from_utf8_lossy).collect();
         assert_eq!(
             messages,
-            ["<presence xmlns='jabber:client'/>", "<r xmlns='urn:xmpp:sm:3'/>"]
+            [
+                "<presence xmlns='jabber:client'/>",
+                "<r xmlns='urn:xmpp:sm:3'/>"
+            ]
         );
         assert_eq!(out.len(), out.messages().map(<[u8]>::len).sum::<usize>());
     }

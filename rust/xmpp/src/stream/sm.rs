@@ -319,7 +319,8 @@ impl AckRequests {
         self.stanzas = self.stanzas.saturating_add(1);
         self.bytes = self.bytes.saturating_add(size);
         let RequestPolicy { stanzas, bytes } = self.policy;
-        let is_due = (stanzas != 0 && self.stanzas >= stanzas) || (bytes != 0 && self.bytes >= bytes);
+        let is_due =
+            (stanzas != 0 && self.stanzas >= stanzas) || (bytes != 0 && self.bytes >= bytes);
         is_due && self.ask()
     }
 

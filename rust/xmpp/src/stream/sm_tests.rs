@@ -103,7 +103,10 @@ fn h_covers_only_the_prefix_without_a_gap() {
     inbound.handled(4);
     assert_eq!((inbound.h(), inbound.is_news()), (0, false));
     inbound.handled(1);
-    assert_eq!((inbound.h(), inbound.is_news(), inbound.untold()), (2, true, 2));
+    assert_eq!(
+        (inbound.h(), inbound.is_news(), inbound.untold()),
+        (2, true, 2)
+    );
     assert_eq!(inbound.tell(), 2);
     assert!(!inbound.is_news());
     inbound.handled(3);
