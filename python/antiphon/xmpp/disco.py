@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Discovery answers (XEP-0030) and the hash that names them (XEP-0115)."""
 
 import base64
@@ -18,7 +19,7 @@ MAX_PARTS: Final = 1_000
 """Identities, features and form fields of an answer that we verify; more is ill-formed."""
 
 
-class IllFormed(ValueError):
+class IllFormedError(ValueError):
     """A discovery answer that must not be cached (XEP-0115 #ver-proc, steps 3.3 to 3.5)."""
 
 
@@ -73,24 +74,24 @@ class Info(Struct, frozen=True):
 
     @classmethod
     def of(cls, query: Element) -> Self:
-        """Reads an answer. Raises IllFormed above MAX_PARTS or for a part without its attributes."""
+        """Reads an answer. Raises IllFormedError above MAX_PARTS or for lacking attributes."""
         identities: list[Identity] = []
         features: list[str] = []
         forms: list[Element] = []
         children = query.children
         if len(children) > MAX_PARTS:
-            raise IllFormed("too many parts")
+            raise IllFormedError("too many parts")
         for child in children:
             if child.ns == ns.DISCO_INFO and child.name == "identity":
                 category, kind = child.get("category"), child.get("type")
                 if category is None or kind is None:
-                    raise IllFormed("an identity lacks category or type")
+                    raise IllFormedError("an identity lacks category or type")
                 lang = language(child) or ""
                 identities.append(Identity(category, kind, lang, child.get("name") or ""))
             elif child.ns == ns.DISCO_INFO and child.name == "feature":
                 var = child.get("var")
                 if var is None:
-                    raise IllFormed("a feature lacks its name")
+                    raise IllFormedError("a feature lacks its name")
                 features.append(var)
             elif child.ns == ns.DATA and child.name == "x":
                 forms.append(child)
@@ -100,14 +101,14 @@ class Info(Struct, frozen=True):
 def verification(info: Info, hash_name: str) -> str:
     """The `ver` of this answer (XEP-0115 #ver-gen).
 
-    Raises IllFormed for an answer that names something twice. A KeyError means that `hash_name`
+    Raises IllFormedError for an answer that names something twice, KeyError if `hash_name`
     is none of HASHES.
     """
     # i;octet is the order of the UTF-8 bytes, which is that of the code points.
     if len(set(info.identities)) != len(info.identities):
-        raise IllFormed("an identity twice")
+        raise IllFormedError("an identity twice")
     if len(set(info.features)) != len(info.features):
-        raise IllFormed("a feature twice")
+        raise IllFormedError("a feature twice")
     parts = [f"{i.category}/{i.type}/{i.lang}/{i.name}" for i in sorted(info.identities)]
     parts += sorted(info.features)
     for form_type, fields in sorted(_forms(info.forms).items()):
@@ -117,7 +118,7 @@ def verification(info: Info, hash_name: str) -> str:
             parts += values
     # A '<' inside a part would let two different answers have one string (XEP-0115 §9.3).
     if any("<" in part for part in parts):
-        raise IllFormed("a part holds the separator")
+        raise IllFormedError("a part holds the separator")
     text = "".join(f"{part}<" for part in parts)
     digest = hashlib.new(HASHES[hash_name], text.encode(), usedforsecurity=False).digest()
     return base64.b64encode(digest).decode()
@@ -137,11 +138,11 @@ def _forms(forms: Iterable[Element]) -> dict[str, list[tuple[str, list[str]]]]:
                 fields.append((var, sorted(values)))
             elif field.get("type") == "hidden" and values:
                 if len(set(values)) > 1:
-                    raise IllFormed("a FORM_TYPE with several values")
+                    raise IllFormedError("a FORM_TYPE with several values")
                 form_type = values[0]
         if form_type is None:
             continue  # Step 3.6: such a form is ignored.
         if form_type in found:
-            raise IllFormed("two forms of one FORM_TYPE")
+            raise IllFormedError("two forms of one FORM_TYPE")
         found[form_type] = fields
     return found

@@ -1,6 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stanza errors (RFC 6120 §8.3): the answer to one stanza; the stream lives on."""
 
-from typing import Final, Literal, Self, cast
+from typing import Final, Literal, Self
 
 from antiphon._core import Element, Stanza
 from antiphon.xmpp import ns
@@ -86,9 +87,8 @@ class StanzaError(Exception):
     @classmethod
     def named(cls, condition: str, text: str | None = None, type: str | None = None) -> Self:
         """The error of this name; an unknown condition becomes `undefined-condition`."""
-        known = cast(Condition, condition) if condition in USUAL_TYPES else "undefined-condition"
-        kind = cast(ErrorType, type) if type in ERROR_TYPES else None
-        return cls(known, text, kind)
+        known: Condition = condition if condition in USUAL_TYPES else "undefined-condition"
+        return cls(known, text, type if type in ERROR_TYPES else None)
 
     @classmethod
     def of_stanza(cls, stanza: Stanza) -> Self:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data forms (XEP-0004), their FORM_TYPE (XEP-0068) and basic validation (XEP-0122)."""
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -224,7 +225,7 @@ class Form(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        """Reads a form that a peer sent. Raises `bad-request`, or `not-acceptable` above the limits.
+        """Reads a form of a peer. Raises `bad-request`, or `not-acceptable` above the limits.
 
         Unknown field types are `text-single` (XEP-0004 table 2). The FORM_TYPE counts in a form or
         result only if its field is hidden (XEP-0068 §4.3).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Addresses (RFC 7622), prepared and compared by the Rust core."""
 
 from antiphon._core import Jid, JidError

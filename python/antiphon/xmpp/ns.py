@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every namespace and feature name that Python uses, once. Shared ones equal `ns.rs`."""
 
 from typing import Final

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Result set management (XEP-0059): pages of an ordered list."""
 
 from collections.abc import Callable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dates and times on the wire (XEP-0082)."""
 
 from datetime import UTC, datetime

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stanzas and elements: the core's immutable values, and what handlers build and read them with."""
 
 from typing import Literal

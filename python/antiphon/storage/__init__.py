@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typed calls to the storage and the entities of the core."""
