@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The document that the Rust core reads: only what it needs, everything decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from antiphon.config.check import parse_address
+from antiphon.config.schema import HTTP_PATHS, LOCAL_PATHS, Config, Listener
+
+CORE_MODULES = ("offline", "carbons", "blocking", "csi", "sm", "ping", "caps")
+"""Features whose work is done in Rust, by the names the core knows."""
+
+_HOST_META = "/.well-known/host-meta"
+
+
+class CoreHandler(Struct, frozen=True, kw_only=True):
+    """An IQ that a Python handler wants; its place in the list is the handler's number."""
+
+    target: Literal["host", "account"]
+    is_set: bool
+    ns: str
+    name: str
+    ordered: bool
+
+
+class CoreHost(Struct, frozen=True, kw_only=True):
+    """A served domain."""
+
+    domain: str
+    certificate: str | None
+    key: str | None
+    extra_features: str = ""
+    """Self-contained XML put into the stream features after login."""
+    registration: bool = False
+
+
+class CoreListener(Struct, frozen=True, kw_only=True):
+    """A socket; `paths` only for http."""
+
+    kind: str
+    address: str
+    tls: str
+    paths: tuple[str, ...] = ()
+
+
+class CoreAuth(Struct, frozen=True, kw_only=True):
+    """How clients prove who they are."""
+
+    mechanisms: tuple[str, ...]
+    scram_iterations: int
+    client_ca: str | None
+    allow_plaintext: bool
+
+
+class CoreStorage(Struct, frozen=True, kw_only=True):
+    """Which engine."""
+
+    backend: str
+
+
+class CoreComponent(Struct, frozen=True, kw_only=True):
+    """An external component."""
+
+    domain: str
+    secret: str
+
+
+class CoreConfig(Struct, frozen=True, kw_only=True):
+    """The whole document."""
+
+    node_name: str
+    data_dir: str
+    worker_threads: int
+    hosts: tuple[CoreHost, ...]
+    listeners: tuple[CoreListener, ...]
+    auth: CoreAuth
+    storage: CoreStorage
+    components: tuple[CoreComponent, ...]
+    limits: dict[str, int]
+    handlers: tuple[CoreHandler, ...]
+    modules: dict[str, bool]
+
+
+def core_config(
+    config: Config,
+    handlers: Sequence[CoreHandler],
+    hosts: Sequence[CoreHost],
+    *,
+    is_offline: bool = False,
+) -> CoreConfig:
+    """`config` as the core wants it.
+
+    `is_offline` leaves out every listener: for commands on the data of a node that is stopped.
+    """
+    listeners = () if is_offline else config.listeners()
+    disabled = set(config.modules.disable)
+    return CoreConfig(
+        node_name=config.node.name,
+        data_dir=config.data_dir,
+        worker_threads=1 if is_offline else config.node.worker_threads,
+        hosts=tuple(hosts),
+        listeners=tuple(_listener(listener) for listener in listeners),
+        auth=CoreAuth(
+            mechanisms=_mechanisms(config),
+            scram_iterations=config.auth.scram_iterations,
+            client_ca=config.auth.client_ca,
+            allow_plaintext=config.auth.allow_plaintext,
+        ),
+        storage=CoreStorage(backend=config.storage.backend),
+        components=tuple(
+            CoreComponent(domain=one.domain, secret=one.secret or "") for one in config.component
+        ),
+        limits=msgspec.structs.asdict(config.limits),
+        handlers=tuple(handlers),
+        modules={name: name not in disabled for name in CORE_MODULES},
+    )
+
+
+def render_core(
+    config: Config,
+    handlers: Sequence[CoreHandler],
+    hosts: Sequence[CoreHost],
+    *,
+    is_offline: bool = False,
+) -> str:
+    """`core_config` as JSON."""
+    document = core_config(config, handlers, hosts, is_offline=is_offline)
+    return msgspec.json.encode(document).decode()
+
+
+def served_paths(listener: Listener) -> tuple[str, ...]:
+    """What an HTTP listener serves: as told, or all, the local ones on loopback only."""
+    if listener.kind != "http":
+        return ()
+    if listener.paths is not None:
+        return listener.paths
+    address = parse_address(listener.address)
+    is_local = address is not None and address[0].is_loopback
+    return tuple(path for path in HTTP_PATHS if is_local or path not in LOCAL_PATHS)
+
+
+def websocket_url(config: Config, domain: str) -> str | None:
+    """Where host-meta sends the clients of a domain; None if no listener takes them over TLS.
+
+    XEP-0156 #http allows `wss` only.
+    """
+    if config.http.websocket_url is not None:
+        return config.http.websocket_url.replace("{domain}", domain)
+    for listener in config.listeners():
+        address = parse_address(listener.address)
+        if listener.security == "direct" and "/ws" in served_paths(listener) and address:
+            return f"wss://{domain}:{address[1]}/ws"
+    return None
+
+
+def _listener(listener: Listener) -> CoreListener:
+    paths = served_paths(listener)
+    if _HOST_META in paths:
+        paths = (*paths, f"{_HOST_META}.json")
+    return CoreListener(
+        kind=listener.kind, address=listener.address, tls=listener.security, paths=paths
+    )
+
+
+def _mechanisms(config: Config) -> tuple[str, ...]:
+    named = config.auth.mechanisms
+    if config.auth.client_ca is not None and "EXTERNAL" not in named:
+        return ("EXTERNAL", *named)
+    return named
