@@ -29,10 +29,11 @@ __all__ = [
 
 A = TypeVar("A")
 R = TypeVar("R")
-O = TypeVar("O", bound=Struct)
+S = TypeVar("S", bound=Struct)
 
 Target = Literal["host", "account", "own"]
 """Whom an IQ is for: the served domain, any account, or the asker's own account only."""
+
 
 class AfterReply(Struct, frozen=True):
     """An answer, and what to do once it is on its way (the account's removal ends its stream)."""
@@ -146,7 +147,7 @@ class Declaration:
 
         return declare
 
-    def options(self, ctx: Context, kind: type[O]) -> O:
+    def options(self, ctx: Context, kind: type[S]) -> S:
         """The feature's options on the context's host; `kind` is its `config`."""
         return ctx.host.config.options(self.name, kind)
 
