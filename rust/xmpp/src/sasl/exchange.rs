@@ -186,9 +186,7 @@ fn first(
             }
         }
         Mechanism::Plain => asking(plain::read(message, &ctx.host)),
-        Mechanism::External => {
-            asking(external::read(message, &ctx.host, &ctx.channel.client_jids))
-        }
+        Mechanism::External => asking(external::read(message, &ctx.host, &ctx.channel.client_jids)),
         Mechanism::Anonymous => match anonymous::account(&ctx.host, random) {
             Ok(account) => success(account, None),
             Err(failure) => over(failure),

@@ -361,7 +361,9 @@ struct Final<'a> {
 impl<'a> Final<'a> {
     fn read(message: &'a [u8]) -> Result<Self, Failure> {
         let message = text(message)?;
-        let (without_proof, proof) = message.rsplit_once(",p=").ok_or(Failure::MalformedRequest)?;
+        let (without_proof, proof) = message
+            .rsplit_once(",p=")
+            .ok_or(Failure::MalformedRequest)?;
         let mut attributes = without_proof.split(',');
         let binding = value(attributes.next(), "c=")?;
         let nonce = value(attributes.next(), "r=")?;
