@@ -121,7 +121,7 @@ def _listeners(config: Config) -> Found:
     bound: list[tuple[int, Listener]] = []
     for index, listener in enumerate(config.listener):
         path: Path = ("listener", index)
-        yield from _listener(config, listener, path)
+        yield from _listener(listener, path)
         clash = next((n for n, other in bound if _overlap(listener, other)), None)
         if clash is not None:
             other = config.listener[clash].address
@@ -129,7 +129,7 @@ def _listeners(config: Config) -> Found:
         bound.append((index, listener))
 
 
-def _listener(config: Config, listener: Listener, path: Path) -> Found:
+def _listener(listener: Listener, path: Path) -> Found:
     if listener.kind in ("s2s", "cluster"):
         yield (*path, "kind"), f'"{listener.kind}" needs a later version; remove this listener'
     if parse_address(listener.address) is None:
@@ -137,13 +137,7 @@ def _listener(config: Config, listener: Listener, path: Path) -> Found:
             (*path, "address"),
             f'"{listener.address}" is not an IP address and port like 127.0.0.1:5222 or [::1]:5222',
         )
-    if listener.kind == "c2s":
-        if listener.security == "none" and not config.auth.allow_plaintext:
-            yield (
-                (*path, "tls"),
-                'with "none" nobody can log in; use "starttls" or set auth.allow_plaintext = true',
-            )
-    elif listener.security == "starttls":
+    if listener.kind != "c2s" and listener.security == "starttls":
         yield (
             (*path, "tls"),
             f'"starttls" is for c2s only; use "direct" or "none" for {listener.kind}',
@@ -233,6 +227,13 @@ def _disabled(names: tuple[str, ...], options: Options, path: Path) -> Found:
 def _warnings(config: Config) -> Found:
     if config.archive.enabled:
         yield ("archive", "enabled"), "this version has no archive; messages are not archived"
+    for index, listener in enumerate(config.listener):
+        is_open = listener.kind == "c2s" and listener.security == "none"
+        if is_open and not config.auth.allow_plaintext:
+            yield (
+                ("listener", index, "tls"),
+                'nobody can log in with "none"; use "starttls", or set auth.allow_plaintext = true',
+            )
     for key in ("stanza_bytes", "stanza_bytes_before_login"):
         value: int = getattr(config.limits, key)
         if 0 < value < _LEAST_STANZA_BYTES:

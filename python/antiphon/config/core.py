@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -90,15 +90,15 @@ def core_config(
     config: Config,
     handlers: Sequence[CoreHandler],
     hosts: Sequence[CoreHost],
+    modules: Mapping[str, bool],
     *,
     is_offline: bool = False,
 ) -> CoreConfig:
-    """`config` as the core wants it.
+    """`config` as the core wants it; what the features say of themselves comes from the registry.
 
     `is_offline` leaves out every listener: for commands on the data of a node that is stopped.
     """
     listeners = () if is_offline else config.listeners()
-    disabled = set(config.modules.disable)
     return CoreConfig(
         node_name=config.node.name,
         data_dir=config.data_dir,
@@ -117,7 +117,7 @@ def core_config(
         ),
         limits=msgspec.structs.asdict(config.limits),
         handlers=tuple(handlers),
-        modules={name: name not in disabled for name in CORE_MODULES},
+        modules=dict(modules),
     )
 
 
@@ -125,11 +125,12 @@ def render_core(
     config: Config,
     handlers: Sequence[CoreHandler],
     hosts: Sequence[CoreHost],
+    modules: Mapping[str, bool],
     *,
     is_offline: bool = False,
 ) -> str:
     """`core_config` as JSON."""
-    document = core_config(config, handlers, hosts, is_offline=is_offline)
+    document = core_config(config, handlers, hosts, modules, is_offline=is_offline)
     return msgspec.json.encode(document).decode()
 
 

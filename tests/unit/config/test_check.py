@@ -24,7 +24,6 @@ TWO = 'domains = ["a.example", "b.example"]\n'
         ('[[listener]]\nkind = "c2s"\naddress = "127.0.0.1:70000"', '3: listener[0].address: "127.0.0.1:70000" is not'),
         ('[[listener]]\nkind = "c2s"\naddress = "::1:5222"', '3: listener[0].address: "::1:5222" is not'),
         ('[[listener]]\nkind = "s2s"\naddress = "127.0.0.1:5269"', '2: listener[0].kind: "s2s" needs a later version; remove this listener'),
-        ('[[listener]]\nkind = "c2s"\naddress = "127.0.0.1:5222"\ntls = "none"', '4: listener[0].tls: with "none" nobody can log in; use "starttls" or set auth.allow_plaintext = true'),
         ('[[listener]]\nkind = "http"\naddress = "127.0.0.1:5280"\ntls = "starttls"', '4: listener[0].tls: "starttls" is for c2s only; use "direct" or "none" for http'),
         ('[[listener]]\nkind = "http"\naddress = "127.0.0.1:5280"\npaths = ["/metric"]', '4: listener[0].paths[0]: nothing is served at "/metric"; did you mean /metrics?'),
         ('[[listener]]\nkind = "c2s"\naddress = "127.0.0.1:5222"\npaths = ["/ws"]', "4: listener[0].paths: is for http only, not for c2s"),
@@ -92,3 +91,9 @@ def test_a_certificate_without_its_key_is_an_error(tmp_path: Path) -> None:
 def test_a_limit_below_the_standards_least_is_a_warning(tmp_path: Path) -> None:
     warnings = read(tmp_path, "[limits]\nstanza_bytes_before_login = 4000\n").warnings
     assert [warning.key for warning in warnings] == ["limits.stanza_bytes_before_login"]
+
+
+def test_a_listener_on_which_nobody_can_log_in_is_a_warning(tmp_path: Path) -> None:
+    text = '[[listener]]\nkind = "c2s"\naddress = "127.0.0.1:5222"\ntls = "none"\n'
+    assert [warning.key for warning in read(tmp_path, text).warnings] == ["listener[0].tls"]
+    assert read(tmp_path, f"{text}[auth]\nallow_plaintext = true\n").warnings == ()

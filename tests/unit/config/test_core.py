@@ -13,7 +13,7 @@ def test_the_core_gets_every_key_it_knows_and_no_other(tmp_path: Path) -> None:
     handler = CoreHandler(
         target="host", is_set=False, ns="jabber:iq:last", name="query", ordered=False
     )
-    document = json.loads(render_core(config, [handler], [host]))
+    document = json.loads(render_core(config, [handler], [host], {"carbons": False, "sm": True}))
     assert set(document) == {
         "node_name", "data_dir", "worker_threads", "hosts", "listeners", "auth", "storage",
         "components", "limits", "handlers", "modules",
@@ -37,7 +37,7 @@ def test_the_core_gets_every_key_it_knows_and_no_other(tmp_path: Path) -> None:
 def test_client_authorities_turn_external_on(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("x")
     config = read(tmp_path, '[auth]\nclient_ca = "ca.pem"\n').config
-    document = json.loads(render_core(config, [], []))
+    document = json.loads(render_core(config, [], [], {}))
     assert document["auth"]["mechanisms"][0] == "EXTERNAL"
     assert document["auth"]["client_ca"] == str(tmp_path / "ca.pem")
 
@@ -48,7 +48,7 @@ def test_metrics_are_served_on_loopback_only_unless_told_otherwise(tmp_path: Pat
         '[[listener]]\nkind = "http"\naddress = "0.0.0.0:2"\n'
         '[[listener]]\nkind = "http"\naddress = "0.0.0.0:3"\npaths = ["/metrics"]\n'
     )
-    document = json.loads(render_core(read(tmp_path, text).config, [], []))
+    document = json.loads(render_core(read(tmp_path, text).config, [], [], {}))
     served = [listener["paths"] for listener in document["listeners"]]
     assert "/metrics" in served[0]
     assert "/metrics" not in served[1]
@@ -57,7 +57,7 @@ def test_metrics_are_served_on_loopback_only_unless_told_otherwise(tmp_path: Pat
 
 
 def test_offline_there_are_no_listeners(tmp_path: Path) -> None:
-    document = json.loads(render_core(read(tmp_path, "").config, [], [], is_offline=True))
+    document = json.loads(render_core(read(tmp_path, "").config, [], [], {}, is_offline=True))
     assert document["listeners"] == []
 
 
