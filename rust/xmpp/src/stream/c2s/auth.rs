@@ -42,7 +42,7 @@ fn decode(text: &str) -> Result<Vec<u8>, Failure> {
 
 fn write(name: &str, data: Option<&[u8]>, out: &mut Outgoing) {
     let mut element = Element::new(ns::SASL, name.to_owned());
-    if let Some(data) = data {
+    if let Some(data) = data.filter(|data| !data.is_empty()) {
         element = element.with_text(STANDARD.encode(data));
     }
     out.write_element(&element);

@@ -361,6 +361,12 @@ impl Stream {
         (!self.is_closing).then_some(owed)
     }
 
+    /// Logins that failed on this stream so far.
+    #[must_use]
+    pub fn failed_logins(&self) -> u32 {
+        self.failed_logins
+    }
+
     /// TLS stands after [`Action::StartTls`].
     pub fn tls_started(&mut self, channel: Channel) {
         if self.settle(|owed| matches!(owed, Owed::Tls)).is_some() {
