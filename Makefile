@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make` lists the targets. Everything made here goes to .venv, target, .cache and data.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TOOLS := $(CURDIR)/.cache/tools
+DENY_VERSION := 0.20.2
+FUZZ_VERSION := 0.13.2
+FUZZ_SECONDS ?= 10
+PYTEST := $(BIN)/python -m pytest
+PYTEST_ARGS ?=
+
+export PATH := $(TOOLS)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# What the compiled library is made of. A change to Python files needs no build.
+SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find rust -path rust/fuzz -prune -o \
+	-type f \( -name '*.rs' -o -name '*.sql' -o -name 'Cargo.toml' \) -print)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | \
+		expand -t 18
+
+# --- run ---------------------------------------------------------------------------------------
+
+.PHONY: run
+run: $(VENV)/.built ## build and start a node for the domain localhost, data under data/
+	@exec $(BIN)/antiphon serve
+
+.PHONY: build
+build: $(VENV)/.built ## create .venv and build everything into it
+
+$(VENV)/.tools:
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is missing: install CPython 3.11 or newer, or name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1): CPython 3.11 or newer is needed; name one with PYTHON=..." >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "make: cargo is missing: install a Rust toolchain, 1.90 or newer" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "make: cc is missing: install a C compiler" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) cannot make a virtual environment: install its venv module" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.runtime: python/requirements.txt | $(VENV)/.tools
+	@echo "make: installing Python packages"
+	@$(BIN)/python -m pip install --quiet -r $<
+	@touch $@
+
+$(VENV)/.built: $(SOURCES) $(VENV)/.runtime
+	@echo "make: building (a few minutes the first time)"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --quiet --profile release
+	@touch $@
+
+# --- test --------------------------------------------------------------------------------------
+
+.PHONY: test
+test: deps lint test-rust test-unit test-wire fuzz test-interop ## everything: lint, unit, wire and foreign clients
+
+.PHONY: lint
+lint: $(VENV)/.built $(VENV)/.tests $(TOOLS)/bin/cargo-deny ## formats, lints, types, import rules, licences, stub parity
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config pyproject.toml
+	$(BIN)/python -m mypy.stubtest antiphon._core --mypy-config-file pyproject.toml --allowlist tests/repo/stubtest.txt --ignore-disjoint-bases
+	$(PYTEST) -q tests/repo $(PYTEST_ARGS)
+
+.PHONY: test-rust
+test-rust: ## the pure crates and the node, without Python
+	cargo test --workspace --exclude antiphon-ext --quiet
+
+.PHONY: test-unit
+test-unit: $(VENV)/.built $(VENV)/.tests ## Python's unit tests and the comparison of our XML reader with expat
+	cargo build --quiet --release -p antiphon-xmpp --examples
+	$(PYTEST) -q tests/unit $(wildcard tests/differential) $(PYTEST_ARGS)
+
+.PHONY: test-wire
+test-wire: $(VENV)/.built $(VENV)/.tests ## the protocol as a client sees it, one file for each XEP
+	$(PYTEST) -q tests/wire $(PYTEST_ARGS)
+
+.PHONY: test-interop
+test-interop: $(VENV)/.built $(VENV)/.tests .cache/.deps ## foreign clients and suites: slixmpp, xmpp.js, stanza, Smack
+	$(PYTEST) -q tests/interop $(PYTEST_ARGS)
+
+.PHONY: fuzz
+fuzz: $(TOOLS)/bin/cargo-fuzz ## every fuzz target for FUZZ_SECONDS (10)
+	@cd rust/fuzz && for target in $$(cargo fuzz list); do \
+		echo "fuzz: $$target for $(FUZZ_SECONDS) s"; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -verbosity=0 2>&1 | tail -n 20; \
+	done
+
+.PHONY: bench
+bench: $(VENV)/.built $(VENV)/.tests ## benchmarks; results go to benchmarks/results
+	$(BIN)/python benchmarks/run.py
+
+.PHONY: deps
+deps: $(VENV)/.built $(VENV)/.tests .cache/.deps $(TOOLS)/bin/cargo-deny $(TOOLS)/bin/cargo-fuzz ## bring what only the tests need (Debian as root; elsewhere says what is missing)
+
+$(VENV)/.tests: tests/requirements.txt $(VENV)/.runtime
+	@echo "make: installing what the tests need"
+	@$(BIN)/python -m pip install --quiet -r $<
+	@touch $@
+
+.cache/.deps: $(wildcard tests/deps/*) $(wildcard tests/interop/*/package-lock.json)
+	@mkdir -p .cache
+	@tests/deps/install.sh
+	@touch $@
+
+# Without optimisation: it runs once a build, and the compilation is what costs.
+define install-tool
+	@echo "make: building $(1) $(2)"
+	@cargo install --quiet --locked --root $(TOOLS) --target-dir .cache/tools-target \
+		--config profile.release.opt-level=0 --config profile.release.lto=false \
+		--config profile.release.codegen-units=16 --version $(2) $(1)
+	@rm -rf .cache/tools-target
+endef
+
+$(TOOLS)/bin/cargo-deny:
+	$(call install-tool,cargo-deny,$(DENY_VERSION))
+
+$(TOOLS)/bin/cargo-fuzz:
+	$(call install-tool,cargo-fuzz,$(FUZZ_VERSION))
+
+# --- the rest ----------------------------------------------------------------------------------
+
+.PHONY: docs
+docs: $(VENV)/.built ## write the generated parts of README.md and docs/reference
+	$(BIN)/python -m antiphon.cli.docs .
+	$(BIN)/python -m antiphon.xep._docs
+
+.PHONY: format
+format: $(VENV)/.tests ## format Rust and Python
+	cargo fmt --all
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+.PHONY: clean
+clean: ## remove what was built; keeps data/ and .cache/
+	rm -rf $(VENV) target rust/fuzz/target python/antiphon/_core*.so
+	find python tests -name __pycache__ -type d -prune -exec rm -rf {} +
