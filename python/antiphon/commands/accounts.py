@@ -83,6 +83,7 @@ async def put_account(
 async def put_account_keys(  # noqa: PLR0913  the columns of the import format
     ctx: CommandContext,
     jid: Account,
+    *,
     hash: Annotated[str, "sha-1, sha-256 or sha-512"],
     iterations: Annotated[int, "PBKDF2 iterations"],
     salt: Annotated[str, "base64"],

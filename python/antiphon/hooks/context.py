@@ -29,6 +29,9 @@ class Link(Protocol):
     def send(self, stanza: Stanza) -> None:
         """Routes a stanza of the server; `frm` and `to` must be set. Never blocks."""
 
+    def caps_known(self, hash_name: str, ver: str) -> None:
+        """Tells the core that these capabilities need no more questions (XEP-0115)."""
+
 
 class LateLink:
     """A link that is bound later: contexts exist before the core does."""
@@ -58,6 +61,10 @@ class LateLink:
     def send(self, stanza: Stanza) -> None:
         """See Link."""
         self._bound().send(stanza)
+
+    def caps_known(self, hash_name: str, ver: str) -> None:
+        """See Link."""
+        self._bound().caps_known(hash_name, ver)
 
 
 class Host(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy of connections to other servers."""

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""XEP-0203 Delayed Delivery 2.0: when a message that waited was sent.
+
+Done in the core, which also drops stamps that a client forges in the server's name.
+"""
+
+from antiphon.xep._declare import Xep
+
+xep = Xep(
+    203,
+    version="2.0",
+    title="Delayed Delivery",
+    is_switchable=False,
+)
