@@ -512,6 +512,18 @@ fn scram_for_an_unknown_account_is_challenged_and_fails_at_the_end() {
 }
 
 #[test]
+fn white_space_may_precede_the_header_behind_login() {
+    let mut peer = Peer::direct_tls();
+    peer.say(HEADER);
+    peer.say(&format!("{PLAIN} "));
+    peer.say("\n");
+    assert_order(
+        &peer.say(&format!(" \n{HEADER}")),
+        &["<stream:features><bind"],
+    );
+}
+
+#[test]
 fn a_second_login_is_refused() {
     for mut peer in [Peer::logged_in(), Peer::session()] {
         let said = peer.say(PLAIN);

@@ -69,7 +69,7 @@ fn script() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn any_split_of_the_same_bytes_gives_the_same(script in script(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..30)) {
@@ -126,6 +126,14 @@ fn a_byte_at_a_time_gives_a_session() {
             "<jid>juliet@im.example.com/balcony</jid>",
         ],
     );
+}
+
+#[test]
+fn white_space_around_the_login_splits_like_anything_else() {
+    let script = [HEADER, PLAIN, " \n ", HEADER, " ", BIND].concat();
+    let whole = run([script.clone().into_bytes()]);
+    assert!(whole.concat().contains("<jid>"));
+    assert_eq!(run(script.bytes().map(|byte| vec![byte])), whole);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::sasl::{Answer, Exchange, ExchangeContext, Failure, Mechanism, Step};
 use crate::stanza::{Stanza, StanzaKind};
 use crate::stream::check::{self, Verdict};
 use crate::stream::error::{StreamCondition, StreamError};
-use crate::stream::framing::Outgoing;
+use crate::stream::framing::{Framing, Outgoing};
 use crate::xml::Element;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -159,6 +159,7 @@ impl Stream {
     /// RFC 6120 §6.4.6: the old stream is replaced. What the client sent early belongs to the new.
     fn restart_after_login(&mut self) {
         self.reader.restart(true);
+        self.is_skipping_space = self.framing == Framing::Tcp && self.reader.buffered() == 0;
         self.reader.set_limits(self.config.limits);
         self.phase = Phase::Header;
         self.is_header_sent = false;

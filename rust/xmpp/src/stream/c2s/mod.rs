@@ -192,6 +192,9 @@ pub struct Stream {
     /// Id of the next header; empty until drawn.
     next_id: String,
     is_header_sent: bool,
+    /// Behind login, up to the new header: white space was a keepalive of the old stream, not the
+    /// start of a document, where no XML declaration could follow it.
+    is_skipping_space: bool,
     /// We have sent our footer and wait for the peer's (RFC 6120 §4.4).
     is_closing: bool,
     /// The last action, when it is due.
@@ -230,6 +233,7 @@ impl Stream {
             is_sm_on: false,
             next_id: String::new(),
             is_header_sent: false,
+            is_skipping_space: false,
             is_closing: false,
             end: None,
         }
@@ -240,9 +244,16 @@ impl Stream {
     /// Between [`Action::StartTls`] and [`Stream::tls_started`] they are thrown away: they came
     /// without protection behind `<starttls/>` (RFC 6120 §5.4.3.3).
     pub fn feed(&mut self, bytes: &[u8]) {
-        if self.phase != Phase::Over && !matches!(self.owed, Some(Owed::Tls)) {
-            self.reader.feed(bytes);
+        if self.phase == Phase::Over || matches!(self.owed, Some(Owed::Tls)) {
+            return;
         }
+        let bytes = if self.is_skipping_space {
+            bytes.trim_ascii_start()
+        } else {
+            bytes
+        };
+        self.is_skipping_space &= bytes.is_empty();
+        self.reader.feed(bytes);
     }
 
     /// The next thing to do, `None` if more bytes or an owed answer are needed. What must be
