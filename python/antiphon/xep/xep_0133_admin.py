@@ -23,6 +23,7 @@ from antiphon.xep.xep_0050_commands import (
 from antiphon.xmpp import ns
 from antiphon.xmpp.forms import Field, Form, FormError, Option, Submission
 from antiphon.xmpp.jid import Jid
+from antiphon.xmpp.stamp import utc_text
 
 xep = Xep(
     133,
@@ -130,7 +131,9 @@ async def _get_user_roster(request: _Request) -> Done:
 async def _get_user_lastlogin(request: _Request) -> Done:
     jids = request.jids()
     seen = [await sessions.last_activity(request.ctx, jid) for jid in jids]
-    times = tuple("Online" if one.is_online else one.at or "Never" for one in seen)
+    # Who is online was last there just now; who never was has an empty value.
+    now = utc_text(request.ctx.hosts[request.domain].now())
+    times = tuple(now if one.is_online else one.at or "" for one in seen)
     return _result(
         _jids("accountjids", jids), Field(var="lastlogin", kind="text-multi", values=times)
     )
