@@ -343,6 +343,10 @@ fn username(text: &str) -> Result<Cow<'_, str>, PrecisError> {
     if text.is_empty() {
         return Err(PrecisError::Empty);
     }
+    let is_canonical = |byte: u8| byte < 0x80 && is_local_byte(byte) && !byte.is_ascii_uppercase();
+    if text.len() <= MAX_PART_BYTES && text.bytes().all(is_canonical) {
+        return Ok(Cow::Borrowed(text));
+    }
     let prepared = if text.is_ascii() {
         if text.len() > MAX_PART_BYTES {
             return Err(PrecisError::TooLong);
@@ -369,14 +373,13 @@ fn opaque(text: &str) -> Result<Cow<'_, str>, PrecisError> {
     if text.len() > MAX_INPUT_BYTES {
         return Err(PrecisError::TooLong);
     }
-    if !text.is_ascii() {
-        return until_stable(text, enforce_opaque);
-    }
     // Of ASCII the profile refuses the controls only.
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         Ok(Cow::Borrowed(text))
-    } else {
+    } else if text.is_ascii() {
         Err(PrecisError::Disallowed)
+    } else {
+        until_stable(text, enforce_opaque)
     }
 }
 
@@ -528,6 +531,9 @@ fn domain_part(text: &str) -> Result<Cow<'_, str>, JidError> {
     if text.is_empty() || text.len() > MAX_INPUT_BYTES {
         return Err(JidError::Domain);
     }
+    if text.len() <= MAX_PART_BYTES && is_plain_domain(text.as_bytes()) {
+        return Ok(Cow::Borrowed(text));
+    }
     if text.starts_with('[') {
         return ip_literal(text).map(Cow::Owned).ok_or(JidError::Domain);
     }
@@ -544,6 +550,26 @@ fn domain_part(text: &str) -> Result<Cow<'_, str>, JidError> {
         return Err(JidError::Domain);
     }
     Ok(prepared)
+}
+
+/// Whether this is a canonical domain name at first sight: lower case, digits, dots and hyphens,
+/// none of the latter where it could have a meaning. `false` means that it takes a closer look.
+fn is_plain_domain(bytes: &[u8]) -> bool {
+    let mut label_bytes = 0;
+    let mut last = b'.';
+    for &byte in bytes {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' => label_bytes += 1,
+            b'-' if label_bytes != 0 && label_bytes != 3 => label_bytes += 1,
+            b'.' if label_bytes != 0 && last != b'-' => label_bytes = 0,
+            _ => return false,
+        }
+        if label_bytes > MAX_LABEL_BYTES {
+            return false;
+        }
+        last = byte;
+    }
+    label_bytes != 0 && last != b'-'
 }
 
 fn has_a_label(ascii: &str) -> bool {
