@@ -1,0 +1,126 @@
+//! How many offline messages a second the SQLite engine commits, at what cost and delay.
+//!
+//! `cargo run --release -p antiphon-store --example bench_store [-- SECONDS [DIRECTORY]]`
+//!
+//! One line a depth (writes in flight): rows/s, CPU µs per row (all threads of this process, the
+//! load included), rows per commit, and the delay of an acknowledgement.
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark prints and may fail"
+)]
+
+use antiphon_routing::store::{Done, Store, StoreError, Write};
+use antiphon_store::{Sqlite, SqliteConfig};
+use antiphon_xmpp::Jid;
+use antiphon_xmpp::sasl::Credentials;
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+/// Recipients: more than the writer remembers would be slower, fewer would share pages.
+const USERS: usize = 5000;
+
+/// A chat message with a sentence.
+const STANZA: usize = 300;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let seconds: f64 = arguments.next().map_or(3.0, |text| text.parse().unwrap());
+    let base = arguments.next().map_or_else(std::env::temp_dir, Into::into);
+    println!("in flight     rows/s  CPU µs/row  rows/commit   ack ms p50    p99    max");
+    for depth in [1, 10, 100, 512, 1000, 4000] {
+        let directory = base.join(format!("antiphon-bench-{}", std::process::id()));
+        run(&directory, depth, Duration::from_secs_f64(seconds));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}
+
+fn run(directory: &Path, depth: usize, time: Duration) {
+    let store = Sqlite::open(SqliteConfig::new(directory)).unwrap();
+    let users: Vec<Jid> = (0..USERS)
+        .map(|n| Jid::parse(&format!("user{n}@bench.example")).unwrap())
+        .collect();
+    let (told, tell) = channel();
+    for jid in &users {
+        let told = told.clone();
+        let done: Done = Box::new(move |outcome| told.send((Instant::now(), outcome)).unwrap());
+        let credentials = Credentials {
+            keys: Vec::new(),
+            is_enabled: true,
+        };
+        store.write(
+            Write::AccountCreate {
+                jid: jid.clone(),
+                credentials,
+            },
+            done,
+        );
+    }
+    assert!((0..USERS).all(|_| tell.recv().unwrap().1.is_ok()));
+
+    let before = store.stats();
+    let (cpu, begin) = (cpu_seconds(), Instant::now());
+    let mut delays: Vec<Duration> = Vec::new();
+    let mut confirm = || {
+        let (at, outcome): (Instant, Result<(), StoreError>) = tell.recv().unwrap();
+        outcome.unwrap();
+        delays.push(at.elapsed());
+    };
+    let mut number = 0;
+    while begin.elapsed() < time {
+        if number >= depth {
+            confirm();
+        }
+        // A walk that meets neither neighbours nor the same few.
+        let owner = users[number.wrapping_mul(2_654_435_761) % USERS].clone();
+        let stanza = vec![b'x'; STANZA].into();
+        let (told, at) = (told.clone(), Instant::now());
+        let done: Done = Box::new(move |outcome| told.send((at, outcome)).unwrap());
+        store.write(
+            Write::OfflineAppend {
+                owner,
+                at_ms: 1,
+                stanza,
+            },
+            done,
+        );
+        number += 1;
+    }
+    (0..depth.min(number)).for_each(|_| confirm());
+    let (wall, cpu) = (begin.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    let after = store.stats();
+    let rows = (after.committed - before.committed) as f64;
+    delays.sort_unstable();
+    let ms = |part: f64| {
+        let place = (delays.len() as f64 * part) as usize;
+        delays[place.min(delays.len() - 1)].as_secs_f64() * 1e3
+    };
+    println!(
+        "{depth:>9} {:>10.0} {:>11.1} {:>12.1} {:>12.2} {:>6.2} {:>6.1}",
+        rows / wall,
+        cpu * 1e6 / rows,
+        rows / (after.commits - before.commits) as f64,
+        ms(0.5),
+        ms(0.99),
+        ms(1.0),
+    );
+    store.close();
+}
+
+/// CPU time of this process so far (Linux; ticks of 10 ms).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Fields 14 and 15, counted behind the name in parentheses.
+    let fields = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace();
+    let ticks: f64 = fields
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse().unwrap_or(0.0))
+        .sum();
+    ticks / 100.0
+}

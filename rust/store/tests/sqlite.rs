@@ -1,0 +1,411 @@
+//! The contract over the SQLite engine, and what is its own: the file, its lock, its versions.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail"
+)]
+
+mod contract;
+#[cfg(unix)]
+mod crash;
+
+use antiphon_routing::store::{Store, StoreError, Write};
+use antiphon_store::sqlite::{OpenError, Sqlite, SqliteConfig};
+use contract::{Place, Stalled, create, credentials, jid, put, record, wait};
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A directory that goes with the test.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Directory {
+    fn config(&self) -> SqliteConfig {
+        SqliteConfig {
+            clock: Arc::new(|| 1_700_000_000_123),
+            ..SqliteConfig::new(&self.0)
+        }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("antiphon.db")
+    }
+
+    /// The one line that opening ends with.
+    fn refusal(&self) -> (OpenError, String) {
+        let error = Sqlite::open(self.config()).expect_err("refused");
+        let line = error.to_string();
+        assert!(
+            !line.contains('\n') && line.contains(self.0.to_str().unwrap()),
+            "{line}"
+        );
+        (error, line)
+    }
+}
+
+impl Place for Directory {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("antiphon-contract-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    fn open(&self, queue: usize) -> Arc<dyn Store> {
+        Arc::new(
+            Sqlite::open(SqliteConfig {
+                queue,
+                ..self.config()
+            })
+            .expect("opened"),
+        )
+    }
+
+    fn now_ms(&self) -> u64 {
+        1_700_000_000_123
+    }
+}
+
+contract_suite!(Directory);
+
+fn open(directory: &Directory) -> Sqlite {
+    Sqlite::open(directory.config()).expect("opened")
+}
+
+#[test]
+fn a_missing_directory_is_made() {
+    let directory = Directory::new();
+    let nested = directory.0.join("a/b");
+    Sqlite::open(SqliteConfig::new(&nested)).unwrap().close();
+    assert!(nested.join("antiphon.db").is_file());
+}
+
+#[cfg(unix)]
+#[test]
+fn nobody_else_can_read_the_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = Directory::new();
+    let store = open(&directory);
+    create(&store, "romeo@montague.example");
+    for name in ["antiphon.db", "antiphon.db-wal"] {
+        let mode = directory
+            .0
+            .join(name)
+            .metadata()
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[test]
+fn a_second_engine_on_the_directory_is_refused() {
+    let directory = Directory::new();
+    let first = open(&directory);
+    let (error, line) = directory.refusal();
+    assert!(matches!(error, OpenError::InUse { .. }));
+    assert!(
+        line.contains(&format!("process {}", std::process::id())),
+        "{line}"
+    );
+    first.close();
+    open(&directory).close();
+}
+
+#[test]
+fn a_file_that_another_program_has_locked_is_refused() {
+    let directory = Directory::new();
+    open(&directory).close();
+    let shell = Connection::open(directory.file()).unwrap();
+    shell
+        .execute_batch("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE; DELETE FROM map")
+        .unwrap();
+    let (error, line) = directory.refusal();
+    assert!(matches!(error, OpenError::Locked { .. }), "{line}");
+    drop(shell);
+    open(&directory).close();
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_refused_and_left_alone() {
+    let directory = Directory::new();
+    open(&directory).close();
+    let shell = Connection::open(directory.file()).unwrap();
+    shell
+        .execute("INSERT INTO schema_version VALUES (4711, 'future', 0)", [])
+        .unwrap();
+    drop(shell);
+    let (error, line) = directory.refusal();
+    assert!(matches!(error, OpenError::Newer { found: 4711, .. }));
+    assert!(
+        line.contains("4711") && line.contains("newer antiphon"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_refused_and_left_alone() {
+    let foreign = |content: &dyn Fn(&Path)| {
+        let directory = Directory::new();
+        std::fs::create_dir_all(&directory.0).unwrap();
+        content(&directory.file());
+        let before = std::fs::read(directory.file()).unwrap();
+        let (error, line) = directory.refusal();
+        assert!(matches!(error, OpenError::Foreign { .. }), "{line}");
+        before == std::fs::read(directory.file()).unwrap()
+    };
+    assert!(foreign(&|file| std::fs::write(
+        file,
+        "not a database ".repeat(1000)
+    )
+    .unwrap()));
+    let other = |file: &Path| {
+        Connection::open(file)
+            .unwrap()
+            .execute_batch("CREATE TABLE t (x)")
+            .unwrap();
+    };
+    assert!(foreign(&other));
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named() {
+    let directory = Directory::new();
+    std::fs::write(&directory.0, "a file").unwrap();
+    let (error, line) = directory.refusal();
+    assert!(matches!(error, OpenError::Directory { .. }));
+    assert!(line.contains("data_dir"), "{line}");
+    std::fs::remove_file(&directory.0).unwrap();
+}
+
+#[test]
+fn a_closed_store_is_one_whole_file() {
+    let directory = Directory::new();
+    let store = open(&directory);
+    let romeo = create(&store, "romeo@montague.example");
+    store.close();
+    assert!(!directory.0.join("antiphon.db-wal").exists());
+    let shell = Connection::open(directory.file()).unwrap();
+    let mode: String = shell
+        .pragma_query_value(None, "journal_mode", |row| row.get(0))
+        .unwrap();
+    assert_eq!(mode, "wal");
+    let check: String = shell
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(check, "ok");
+    drop(shell);
+    assert!(wait(open(&directory).user(&romeo)).unwrap().is_some());
+}
+
+#[test]
+fn deletion_leaves_no_row_in_any_table() {
+    let directory = Directory::new();
+    let store = open(&directory);
+    let romeo = create(&store, "romeo@montague.example");
+    let stanza: Box<[u8]> = b"x".as_slice().into();
+    put(
+        &store,
+        Write::OfflineAppend {
+            owner: romeo.clone(),
+            at_ms: 1,
+            stanza,
+        },
+    )
+    .unwrap();
+    put(
+        &store,
+        Write::BlockAdd {
+            owner: romeo.clone(),
+            jids: vec![jid("a.example")],
+        },
+    )
+    .unwrap();
+    put(&store, Write::AccountDelete { jid: romeo }).unwrap();
+    store.close();
+    let shell = Connection::open(directory.file()).unwrap();
+    for table in [
+        "owner",
+        "scram_key",
+        "roster",
+        "request",
+        "blocked",
+        "offline",
+        "map",
+    ] {
+        let sql = format!("SELECT COUNT(*) FROM {table}");
+        let rows: i64 = shell.query_row(&sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 0, "{table}");
+    }
+}
+
+#[test]
+fn the_queue_is_bounded_by_memory_too() {
+    let directory = Directory::new();
+    let config = SqliteConfig {
+        queue_bytes: 10_000,
+        ..directory.config()
+    };
+    let store = Sqlite::open(config).unwrap();
+    let romeo = create(&store, "romeo@montague.example");
+    let append = |length: usize| Write::OfflineAppend {
+        owner: romeo.clone(),
+        at_ms: 1,
+        stanza: vec![1; length].into(),
+    };
+    let stalled = Stalled::new(&store, append(1));
+    let (told, tell) = std::sync::mpsc::channel();
+    // Alone in the queue, even what is larger than the bound passes.
+    store.write(append(20_000), contract::tell_into(&told));
+    assert!(tell.try_recv().is_err());
+    assert_eq!(store.stats().queued, 1);
+    assert!(store.stats().queued_bytes >= 20_000);
+    store.write(append(1), contract::tell_into(&told));
+    assert_eq!(tell.try_recv(), Ok(Err(StoreError::Busy)));
+    drop(stalled);
+    assert_eq!(tell.recv_timeout(contract::PATIENCE).unwrap(), Ok(()));
+    assert_eq!(record(&store, &romeo).offline, 2);
+}
+
+#[test]
+fn writes_that_gather_share_a_commit() {
+    let directory = Directory::new();
+    let store = open(&directory);
+    let romeo = create(&store, "romeo@montague.example");
+    let append = || Write::OfflineAppend {
+        owner: romeo.clone(),
+        at_ms: 1,
+        stanza: b"x".as_slice().into(),
+    };
+    let stalled = Stalled::new(&store, append());
+    let before = store.stats();
+    for _ in 0..100 {
+        contract::queue(&store, append());
+    }
+    drop(stalled);
+    assert_eq!(record(&store, &romeo).offline, 101);
+    let after = store.stats();
+    assert_eq!(after.commits - before.commits, 1);
+    assert_eq!(after.committed - before.committed, 100);
+    put(
+        &store,
+        Write::AccountDelete {
+            jid: jid("nobody@a.example"),
+        },
+    )
+    .unwrap_err();
+    assert_eq!((store.stats().refused, store.stats().failed), (1, 0));
+}
+
+#[test]
+fn a_foreign_lock_is_busy_and_passes() {
+    let directory = Directory::new();
+    let store = open(&directory);
+    let romeo = create(&store, "romeo@montague.example");
+    let seen = |at_ms| Write::LastSeen {
+        owner: romeo.clone(),
+        at_ms,
+        status: String::new(),
+    };
+    let shell = Connection::open(directory.file()).unwrap();
+    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // All that wait fail together, and not each after its own wait for the lock.
+    let (told, tell) = std::sync::mpsc::channel();
+    for _ in 0..20 {
+        store.write(seen(1), contract::tell_into(&told));
+    }
+    for _ in 0..20 {
+        let outcome = tell.recv_timeout(std::time::Duration::from_secs(10));
+        assert_eq!(outcome, Ok(Err(StoreError::Busy)));
+    }
+    // Reads go on.
+    assert_eq!(record(&store, &romeo).last_seen_ms, 0);
+    shell.execute_batch("ROLLBACK").unwrap();
+    put(&store, seen(2)).unwrap();
+    assert_eq!(record(&store, &romeo).last_seen_ms, 2);
+    assert_eq!(store.stats().failed, 20);
+}
+
+#[test]
+fn one_write_that_the_engine_fails_fails_alone() {
+    let directory = Directory::new();
+    let store = open(&directory);
+    let romeo = create(&store, "romeo@montague.example");
+    // Stands for any fault that one write alone meets.
+    let shell = Connection::open(directory.file()).unwrap();
+    shell
+        .execute_batch(
+            "CREATE TRIGGER fault BEFORE INSERT ON offline WHEN NEW.at_ms = 13
+             BEGIN SELECT RAISE(ROLLBACK, 'the fault of the test'); END",
+        )
+        .unwrap();
+    let append = |at_ms| Write::OfflineAppend {
+        owner: romeo.clone(),
+        at_ms,
+        stanza: b"x".as_slice().into(),
+    };
+    let stalled = Stalled::new(&store, append(1));
+    let (told, tell) = std::sync::mpsc::channel();
+    let new = jid("tybalt@montague.example");
+    for at_ms in 2..30 {
+        store.write(append(at_ms), contract::tell_into(&told));
+        if at_ms == 5 {
+            let account = Write::AccountCreate {
+                jid: new.clone(),
+                credentials: credentials(1),
+            };
+            contract::queue(&store, account);
+        }
+    }
+    drop(stalled);
+    for at_ms in 2..30 {
+        let outcome = tell.recv_timeout(contract::PATIENCE).unwrap();
+        if at_ms == 13 {
+            let Err(StoreError::Engine(text)) = outcome else {
+                panic!("{outcome:?}")
+            };
+            assert!(text.contains("the fault of the test"), "{text}");
+        } else {
+            assert_eq!(outcome, Ok(()), "{at_ms}");
+        }
+    }
+    let stored = wait(store.offline(&romeo, 0, 100)).unwrap();
+    let times: Vec<u64> = stored.iter().map(|record| record.at_ms).collect();
+    assert!(times.into_iter().eq((1..30).filter(|at_ms| *at_ms != 13)));
+    assert!(stored.windows(2).all(|pair| pair[0].id < pair[1].id));
+    assert!(wait(store.user(&new)).unwrap().is_some());
+}
+
+#[test]
+fn a_temporary_store_goes_with_its_handle() {
+    let store = Sqlite::open_temporary().unwrap();
+    let romeo = create(&store, "romeo@montague.example");
+    assert!(wait(store.user(&romeo)).unwrap().is_some());
+}
+
+#[test]
+fn an_entry_that_is_no_address_is_named_and_not_skipped() {
+    let directory = Directory::new();
+    let store = open(&directory);
+    let romeo = create(&store, "romeo@montague.example");
+    let shell = Connection::open(directory.file()).unwrap();
+    shell
+        .execute("INSERT INTO blocked SELECT id, '@@' FROM owner", [])
+        .unwrap();
+    assert!(matches!(
+        wait(store.user(&romeo)),
+        Err(StoreError::Engine(_))
+    ));
+    assert!(wait(store.credentials(&romeo)).unwrap().is_some());
+}
