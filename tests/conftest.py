@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest_asyncio
 from support.antiphon import Antiphon
 from support.certs import Authority
 from support.client import LIVE, Client
+from support.component import Component
 from support.endpoint import Account
 from support.external import External
 from support.prosody import Prosody
@@ -70,7 +73,7 @@ def pytest_runtest_makereport(
     """Puts what went over the wire behind the report of a failed test."""
     report: pytest.TestReport = yield  # type: ignore[misc, assignment]
     if report.failed and LIVE:
-        lines = sorted(line for client in LIVE for line in client.log)
+        lines = [text for _, text in sorted(line for client in LIVE for line in client.log)]
         report.sections.append(("wire", "\n".join(lines[-200:])))
     return report  # type: ignore[return-value]
 
@@ -129,7 +132,8 @@ class Servers:
         name = str(self._config.getoption("--server"))
         if name in ("antiphon", "prosody"):
             made = {"antiphon": Antiphon, "prosody": Prosody}[name]
-            folder = self._factory.mktemp(name)
+            # pytest closes its own folders to other users; Prosody runs as one
+            folder = Path(tempfile.mkdtemp(prefix=f"antiphon-test-{name}-"))
             ports = make_ports(address, fixed)
             server = made(folder, settings, address, ports, self._authority)
             server.kind = name
@@ -160,6 +164,8 @@ class Servers:
         for server in self._retired:
             with suppress(OSError):
                 server.stop()
+            if server.kind != "external":
+                shutil.rmtree(server.folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -286,6 +292,14 @@ async def couple(clients: Clients, romeo: Client, juliet: Client) -> tuple[Clien
     """Romeo and Juliet, subscribed to each other's presence."""
     await clients.friends(romeo, juliet)
     return romeo, juliet
+
+
+@pytest_asyncio.fixture
+async def component(server: Server, clients: Clients) -> AsyncIterator[Component]:
+    """The connected component of the server's configuration."""
+    made = await Component(server).login()
+    yield made
+    await made.close()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from . import ns
+from .certs import KeyPair
 from .endpoint import Account, Endpoint
 from .sasl import Scram, end_point, plain
 from .transport import TcpTransport, Transport, WebSocketTransport
@@ -67,6 +68,7 @@ class Client:
     """One connection. Everything that waits has a timeout and fails the test when it passes."""
 
     _numbers = itertools.count(1)
+    _entries = itertools.count(1)
 
     def __init__(self, endpoint: Endpoint, account: Account | None = None, name: str = "") -> None:
         self.endpoint = endpoint
@@ -74,7 +76,7 @@ class Client:
         self.name = name or (account.user if account else f"c{next(self._numbers)}")
         self.jid = account.jid if account else ""
         self.inbox: list[Element] = []
-        self.log: list[str] = []
+        self.log: list[tuple[int, str]] = []
         self.header: Element | None = None
         self.headers: list[Element] = []
         self.features = E("features", ns.STREAM)
@@ -83,6 +85,8 @@ class Client:
         self.bytes_received = 0
         self.auto_ack = False
         self.sm: SmState | None = None
+        self.identity: KeyPair | None = None
+        self.last_sasl = E("none", "")
         self._arrived = asyncio.Event()
         self._ids = itertools.count(1)
         self._reader = self._fresh_reader()
@@ -134,6 +138,8 @@ class Client:
         if self.endpoint.ca is None:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+        if self.identity is not None:
+            context.load_cert_chain(self.identity.certificate, self.identity.key)
         if self.endpoint.kind == "direct" and self.endpoint.alpn:
             context.set_alpn_protocols(list(self.endpoint.alpn))
         return context
@@ -194,7 +200,8 @@ class Client:
         self.inbox.append(element)
 
     def _note(self, way: str, text: str) -> None:
-        self.log.append(f"{time.monotonic() - self._t0:8.3f} {self.name} {way} {text[:4000]}")
+        elapsed = time.monotonic() - LIVE[0]._t0 if LIVE else 0.0
+        self.log.append((next(Client._entries), f"{elapsed:8.3f} {self.name} {way} {text[:4000]}"))
 
     # -- writing ---------------------------------------------------------
     def send(self, element: Element) -> str:
@@ -329,10 +336,14 @@ class Client:
             f"xmlns:stream='{ns.STREAM}'{text}>"
         )
 
-    async def open_stream(self, **attrs: object) -> Element:
-        """Opens a stream and waits for the features."""
+    def restart(self) -> None:
+        """Forgets the state of the old stream (RFC 6120 §4.3.3)."""
         self._reader = self._fresh_reader()
         self.header = None
+
+    async def open_stream(self, **attrs: object) -> Element:
+        """Opens a stream and waits for the features."""
+        self.restart()
         self.open_header(**attrs)
         return await self.expect(lambda e: e.tag == ("features", ns.STREAM))
 
@@ -347,7 +358,7 @@ class Client:
         """The TLS handshake alone, after `<proceed/>`."""
         transport = self.transport
         assert isinstance(transport, TcpTransport)
-        self._reader = self._fresh_reader()
+        self.restart()
         await transport.start_tls(self.tls(), self.endpoint.sni or self.host)
 
     async def close(self) -> None:
@@ -369,6 +380,12 @@ class Client:
         if self._transport is not None:
             self._transport.abort()
 
+    def pause(self) -> None:
+        """Reads nothing any more, as a client does that has gone silent."""
+        transport = self.transport
+        assert isinstance(transport, TcpTransport)
+        transport.pause_reading()
+
     # -- login -----------------------------------------------------------
     @property
     def mechanisms(self) -> list[str]:
@@ -389,7 +406,7 @@ class Client:
         Without a mechanism: the first SCRAM without channel binding that is offered.
         """
         assert self.account is not None
-        name = mechanism or (scram.mechanism if scram else self._choose())
+        name = mechanism or (scram.mechanism if scram else self.choose())
         if name == "PLAIN":
             await self.sasl(name, plain(self.account.user, self.account.password))
         else:
@@ -400,7 +417,7 @@ class Client:
             await self.scram(exchange)
         await self.open_stream()
 
-    def _choose(self) -> str:
+    def choose(self) -> str:
         for name in ("SCRAM-SHA-256", "SCRAM-SHA-1", "SCRAM-SHA-512", "PLAIN"):
             if name in self.mechanisms:
                 return name

@@ -118,7 +118,7 @@ class Prosody(Server):
     def _as_user(self) -> list[str]:
         if os.geteuid() != 0:
             return []
-        _open_to_all(self.folder)
+        _own(self.folder)
         return ["setpriv", "--reuid=prosody", "--regid=prosody", "--clear-groups"]
 
     def log_text(self) -> str:
@@ -137,14 +137,6 @@ class Prosody(Server):
             (folder / f"{account.user}.dat").write_text(text)
         if os.geteuid() == 0:
             _own(self.folder / "data")
-
-
-def _open_to_all(folder: Path) -> None:
-    """Lets the service user reach and own a folder below a private one."""
-    for parent in folder.parents:
-        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o111)
-    _own(folder)
 
 
 def _own(folder: Path) -> None:

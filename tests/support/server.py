@@ -76,6 +76,7 @@ class Server(ABC):
     _log: IO[bytes] | None = None
     _pool: dict[str, deque[Account]] = field(default_factory=dict)
     _made: int = 0
+    handed_out: list[Account] = field(default_factory=list)
 
     @property
     def domain(self) -> str:
@@ -116,7 +117,9 @@ class Server(ABC):
             pool.extend(self.named(f"u{self._made + i:04x}", name) for i in range(BATCH))
             self._made += BATCH
             self.create(list(pool))
-        return pool.popleft()
+        account = pool.popleft()
+        self.handed_out.append(account)
+        return account
 
     @staticmethod
     def named(user: str, domain: str) -> Account:

@@ -160,13 +160,14 @@ class Element:
 
 
 
-def E(name: str, namespace: str | None = None, *children: Node | None, **attrs: object) -> Element:
-    """Builds an element: `E("ping", ns.PING)`, `E("message", E("body", "hi"), to=jid)`.
+def E(
+    name: str, namespace: str | None = None, /, *children: Node | None, **attrs: object
+) -> Element:
+    """Builds an element: `E("ping", ns.PING)`, `E("item", None, E("group", None, "g"), jid=jid)`.
 
-    Without a namespace (`None`, or a child in its place) it is in `jabber:client`, or in the
-    parent's once it is put into one. Trailing underscores of attribute names go
-    (`from_`, `id_`), `xml_lang` becomes `xml:lang`, other underscores become hyphens when
-    doubled; `None` values are left out.
+    Without a namespace it takes the parent's once it is put into one, `jabber:client` when it
+    is sent as it is. Trailing underscores of attribute names go (`from_`), `xml_lang` becomes
+    `xml:lang`; `None` values are left out.
     """
     named = {
         ("xml:lang" if k == "xml_lang" else k.rstrip("_")): str(v)
@@ -193,7 +194,7 @@ def body(text: str) -> Element:
     return E("body", None, text)
 
 
-def message(to: str | None, *children: Node | None, **attrs: object) -> Element:
+def message(to: str | None, /, *children: Node | None, **attrs: object) -> Element:
     """A message; a plain string among the children becomes its body."""
     wrapped = [body(c) if isinstance(c, str) else c for c in children]
     return E("message", ns.CLIENT, *wrapped, to=to, **attrs)
@@ -204,7 +205,7 @@ def presence(*children: Node | None, **attrs: object) -> Element:
     return E("presence", ns.CLIENT, *children, **attrs)
 
 
-def iq(kind: str, payload: Element | None = None, **attrs: object) -> Element:
+def iq(kind: str, payload: Element | None = None, /, **attrs: object) -> Element:
     """An IQ stanza."""
     return E("iq", ns.CLIENT, payload, type=kind, **attrs)
 
