@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p antiphon-store --example bench_store [-- SECONDS [DIRECTORY]]`
 //!
-//! One line a depth (writes in flight): rows/s, CPU µs per row (all threads of this process, the
+//! One line a load (so many writes in flight, or so many a second offered): rows/s, CPU µs per row (all threads of this process, the
 //! load included), rows per commit, and the delay of an acknowledgement.
 #![allow(
     clippy::print_stdout,
@@ -10,7 +10,7 @@
     reason = "a benchmark prints and may fail"
 )]
 
-use antiphon_routing::store::{Done, Store, StoreError, Write};
+use antiphon_routing::store::{Done, Store, Write};
 use antiphon_store::{Sqlite, SqliteConfig};
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::sasl::Credentials;
@@ -28,15 +28,34 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let seconds: f64 = arguments.next().map_or(3.0, |text| text.parse().unwrap());
     let base = arguments.next().map_or_else(std::env::temp_dir, Into::into);
-    println!("in flight     rows/s  CPU µs/row  rows/commit   ack ms p50    p99    max");
-    for depth in [1, 10, 100, 512, 1000, 4000] {
+    println!("     load     rows/s  CPU µs/row  rows/commit   ack ms p50    p99    max");
+    let depths = [1, 10, 100, 512, 1000, 4000].map(Load::InFlight);
+    for load in [Load::PerSecond(1000)].into_iter().chain(depths) {
         let directory = base.join(format!("antiphon-bench-{}", std::process::id()));
-        run(&directory, depth, Duration::from_secs_f64(seconds));
+        run(&directory, load, Duration::from_secs_f64(seconds));
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }
 
-fn run(directory: &Path, depth: usize, time: Duration) {
+/// How writes are given.
+#[derive(Clone, Copy)]
+enum Load {
+    /// The next when fewer than this many are on the way.
+    InFlight(usize),
+    /// Evenly, whatever the answers.
+    PerSecond(u32),
+}
+
+impl std::fmt::Display for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::InFlight(depth) => f.pad(&depth.to_string()),
+            Self::PerSecond(rate) => f.pad(&format!("{rate}/s")),
+        }
+    }
+}
+
+fn run(directory: &Path, load: Load, time: Duration) {
     let store = Sqlite::open(SqliteConfig::new(directory)).unwrap();
     let users: Vec<Jid> = (0..USERS)
         .map(|n| Jid::parse(&format!("user{n}@bench.example")).unwrap())
@@ -44,7 +63,8 @@ fn run(directory: &Path, depth: usize, time: Duration) {
     let (told, tell) = channel();
     for jid in &users {
         let told = told.clone();
-        let done: Done = Box::new(move |outcome| told.send((Instant::now(), outcome)).unwrap());
+        let done: Done =
+            Box::new(move |outcome| told.send(outcome.map(|()| Duration::ZERO)).unwrap());
         let credentials = Credentials {
             keys: Vec::new(),
             is_enabled: true,
@@ -57,26 +77,27 @@ fn run(directory: &Path, depth: usize, time: Duration) {
             done,
         );
     }
-    assert!((0..USERS).all(|_| tell.recv().unwrap().1.is_ok()));
+    assert!((0..USERS).all(|_| tell.recv().unwrap().is_ok()));
 
     let before = store.stats();
     let (cpu, begin) = (cpu_seconds(), Instant::now());
     let mut delays: Vec<Duration> = Vec::new();
-    let mut confirm = || {
-        let (at, outcome): (Instant, Result<(), StoreError>) = tell.recv().unwrap();
-        outcome.unwrap();
-        delays.push(at.elapsed());
-    };
     let mut number = 0;
     while begin.elapsed() < time {
-        if number >= depth {
-            confirm();
+        match load {
+            Load::InFlight(depth) if number < depth => {}
+            Load::InFlight(_) => delays.push(tell.recv().unwrap().unwrap()),
+            Load::PerSecond(rate) => {
+                let due = Duration::from_secs(1) / rate * u32::try_from(number).unwrap();
+                std::thread::sleep(due.saturating_sub(begin.elapsed()));
+            }
         }
         // A walk that meets neither neighbours nor the same few.
         let owner = users[number.wrapping_mul(2_654_435_761) % USERS].clone();
         let stanza = vec![b'x'; STANZA].into();
         let (told, at) = (told.clone(), Instant::now());
-        let done: Done = Box::new(move |outcome| told.send((at, outcome)).unwrap());
+        let done: Done =
+            Box::new(move |outcome| told.send(outcome.map(|()| at.elapsed())).unwrap());
         store.write(
             Write::OfflineAppend {
                 owner,
@@ -87,7 +108,9 @@ fn run(directory: &Path, depth: usize, time: Duration) {
         );
         number += 1;
     }
-    (0..depth.min(number)).for_each(|_| confirm());
+    while delays.len() < number {
+        delays.push(tell.recv().unwrap().unwrap());
+    }
     let (wall, cpu) = (begin.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     let after = store.stats();
     let rows = (after.committed - before.committed) as f64;
@@ -97,7 +120,7 @@ fn run(directory: &Path, depth: usize, time: Duration) {
         delays[place.min(delays.len() - 1)].as_secs_f64() * 1e3
     };
     println!(
-        "{depth:>9} {:>10.0} {:>11.1} {:>12.1} {:>12.2} {:>6.2} {:>6.1}",
+        "{load:>9} {:>10.0} {:>11.1} {:>12.1} {:>12.2} {:>6.2} {:>6.1}",
         rows / wall,
         cpu * 1e6 / rows,
         rows / (after.commits - before.commits) as f64,

@@ -7,7 +7,7 @@
 use super::error::to_store_error;
 use super::{kind_number, localpart, to_sql};
 use antiphon_routing::store::{
-    MAP_KEY_BYTES, MAP_KEYS_PER_ACCOUNT, MAP_KEYS_PER_DOMAIN, MAP_VALUE_BYTES, RosterItem,
+    MAP_KEY_BYTES, MAP_KEYS_PER_ACCOUNT, MAP_KEYS_PER_DOMAIN, MAP_VALUE_BYTES, Request, RosterItem,
     StoreError, Subscription, Write,
 };
 use antiphon_xmpp::Jid;
@@ -88,21 +88,8 @@ pub(super) fn apply(
             version,
             jid,
         } => change.roster_remove(owner, *version, jid),
-        Write::RequestPut { owner, request } => {
-            let owner = change.account(owner)?;
-            change.run(
-                "INSERT INTO request (owner, jid, stanza) VALUES (?1, ?2, ?3)
-                 ON CONFLICT DO UPDATE SET stanza = excluded.stanza",
-                (owner, request.from.as_str(), &request.stanza[..]),
-            )
-        }
-        Write::RequestDelete { owner, from } => {
-            let owner = change.account(owner)?;
-            change.run(
-                "DELETE FROM request WHERE owner = ?1 AND jid = ?2",
-                (owner, from.as_str()),
-            )
-        }
+        Write::RequestPut { owner, request } => change.request_put(owner, request),
+        Write::RequestDelete { owner, from } => change.request_delete(owner, from),
         Write::OfflineAppend {
             owner,
             at_ms,
@@ -115,13 +102,7 @@ pub(super) fn apply(
             owner,
             at_ms,
             status,
-        } => {
-            let owner = change.account(owner)?;
-            change.run(
-                "UPDATE owner SET last_seen_ms = ?2, last_status = ?3 WHERE id = ?1",
-                (owner, to_sql(*at_ms), status),
-            )
-        }
+        } => change.last_seen(owner, *at_ms, status),
         Write::MapPut {
             owner,
             kind,
@@ -270,6 +251,31 @@ impl<'a> Change<'a> {
         self.run(
             "UPDATE owner SET roster_version = ?2 WHERE id = ?1",
             (owner, to_sql(version)),
+        )
+    }
+
+    fn request_put(&mut self, owner: &Jid, request: &Request) -> Result<(), Failure> {
+        let owner = self.account(owner)?;
+        self.run(
+            "INSERT INTO request (owner, jid, stanza) VALUES (?1, ?2, ?3)
+             ON CONFLICT DO UPDATE SET stanza = excluded.stanza",
+            (owner, request.from.as_str(), &request.stanza[..]),
+        )
+    }
+
+    fn request_delete(&mut self, owner: &Jid, from: &Jid) -> Result<(), Failure> {
+        let owner = self.account(owner)?;
+        self.run(
+            "DELETE FROM request WHERE owner = ?1 AND jid = ?2",
+            (owner, from.as_str()),
+        )
+    }
+
+    fn last_seen(&mut self, owner: &Jid, at_ms: u64, status: &str) -> Result<(), Failure> {
+        let owner = self.account(owner)?;
+        self.run(
+            "UPDATE owner SET last_seen_ms = ?2, last_status = ?3 WHERE id = ?1",
+            (owner, to_sql(at_ms), status),
         )
     }
 

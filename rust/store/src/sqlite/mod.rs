@@ -116,10 +116,10 @@ struct Counters {
 /// The running threads. Taken apart by the first `close`.
 #[derive(Debug, Default)]
 struct Threads {
-    writer: Option<JoinHandle<Connection>>,
+    /// Ends with its connection and the directory's lock: the directory is ours until the last
+    /// commit, whoever waits for it. The system drops the lock when the process dies.
+    writer: Option<JoinHandle<(Connection, File)>>,
     readers: Vec<JoinHandle<()>>,
-    /// Held while the directory is ours; the system drops it when the process dies.
-    lock: Option<File>,
 }
 
 /// The embedded storage engine. Dropping it closes it.
@@ -246,14 +246,13 @@ impl Store for Sqlite {
         }
         let mut threads = self.threads.lock();
         // The writer's connection outlives the readers, so that its end, the last, folds the
-        // write-ahead log into the file.
-        let connection = threads.writer.take().and_then(|writer| writer.join().ok());
+        // write-ahead log into the file; then the lock goes.
+        let ended = threads.writer.take().and_then(|writer| writer.join().ok());
         for reader in threads.readers.drain(..) {
             // A reader that panicked has nothing left to wait for.
             let _ = reader.join();
         }
-        drop(connection);
-        threads.lock = None;
+        drop(ended);
     }
 }
 

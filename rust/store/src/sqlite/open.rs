@@ -65,7 +65,7 @@ pub(super) fn open(config: SqliteConfig, temporary: Option<PathBuf>) -> Result<S
         let writer = Writer::new(connection, config.clock.clone(), Arc::clone(&counters));
         let (writes, pool) = (Arc::clone(&queue), Arc::clone(&reads));
         thread("store-write".to_owned(), move || {
-            writer.serve(&writes, &pool)
+            (writer.serve(&writes, &pool), lock)
         })
     })();
     let writer = match started {
@@ -84,7 +84,6 @@ pub(super) fn open(config: SqliteConfig, temporary: Option<PathBuf>) -> Result<S
         threads: Mutex::new(Threads {
             writer: Some(writer),
             readers,
-            lock: Some(lock),
         }),
         temporary,
     })
