@@ -1,1 +1,5 @@
-//! Skeleton.
+//! Who owns which shard. A node alone owns them all.
+
+pub mod local;
+
+pub use local::Local;

@@ -1,1 +1,16 @@
-//! Skeleton.
+//! Sockets, TLS and HTTP: drives the stream machines of `antiphon-xmpp` for the node.
+
+pub mod client;
+pub mod component;
+pub mod conn;
+pub mod gateway;
+pub mod http;
+pub mod listener;
+pub mod session;
+pub mod timers;
+pub mod tls;
+pub mod transport;
+pub mod ws;
+
+pub use gateway::Gateway;
+pub use session::Session;

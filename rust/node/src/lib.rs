@@ -1,1 +1,20 @@
-//! Skeleton.
+//! One node: sockets, entities, store and the queue to Python put together.
+
+pub mod accounts;
+pub mod bridge;
+pub mod calls;
+pub mod caps;
+pub mod config;
+pub mod core;
+pub mod gateway;
+pub mod live;
+pub mod metrics;
+pub mod node;
+pub mod requests;
+pub mod route;
+pub mod sessions;
+pub mod shard;
+pub mod value;
+
+pub use crate::core::Core;
+pub use live::ConfigError;

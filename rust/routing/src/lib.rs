@@ -6,6 +6,7 @@
 //! implement.
 
 pub mod effect;
+pub mod home;
 pub mod matching;
 pub mod session;
 pub mod shaper;

@@ -1,0 +1,297 @@
+//! Accepting connections, within the limits.
+
+use crate::client::{Client, ClientLimits};
+use crate::component::Component;
+use crate::conn::{Conn, Shared};
+use crate::gateway::{Count, Gateway, Peer};
+use crate::http;
+use crate::timers::Alarms;
+use crate::tls::{Protocol, TlsHosts};
+use crate::transport::{ReadOutcome, Transport};
+use antiphon_xmpp::stream::c2s::{self, Channel};
+use antiphon_xmpp::stream::component::Config as ComponentConfig;
+use antiphon_xmpp::stream::framing::{Framing, Outgoing};
+use antiphon_xmpp::stream::{StreamCondition, StreamError};
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Client streams over TCP.
+    C2s,
+    /// HTTP: WebSocket streams, and requests for the ASGI application.
+    Http,
+    /// External components (XEP-0114).
+    Component,
+}
+
+/// When TLS begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Within the stream.
+    Starttls,
+    /// At once (XEP-0368).
+    Direct,
+    /// Never.
+    None,
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// What it speaks.
+    pub kind: Kind,
+    /// Where.
+    pub address: SocketAddr,
+    /// TLS.
+    pub tls: TlsMode,
+    /// HTTP path prefixes it serves.
+    pub paths: Vec<String>,
+}
+
+/// Client streams where STARTTLS is offered, and where it is not.
+#[derive(Debug, Clone)]
+pub struct ClientConfigs {
+    /// On TCP listeners with `tls = "starttls"`.
+    pub starttls: Arc<c2s::Config>,
+    /// Everywhere else.
+    pub other: Arc<c2s::Config>,
+}
+
+/// Bounds of connections; 0 turns one off.
+#[derive(Debug, Clone, Copy)]
+pub struct NetLimits {
+    /// Of one IP address.
+    pub connections_per_address: u32,
+    /// Rates and deadlines of clients.
+    pub client: ClientLimits,
+    /// Bytes of an HTTP request's body.
+    pub http_body_bytes: usize,
+}
+
+/// What listeners need; the replaceable parts change on reload, for later connections.
+pub struct Net {
+    /// The node.
+    pub gateway: Arc<dyn Gateway>,
+    /// Deadlines of all connections.
+    pub alarms: Arc<Alarms>,
+    /// Certificates.
+    pub tls: RwLock<Arc<TlsHosts>>,
+    /// Client streams.
+    pub c2s: RwLock<ClientConfigs>,
+    /// Component streams.
+    pub components: RwLock<Arc<ComponentConfig>>,
+    /// Bounds.
+    pub limits: RwLock<NetLimits>,
+    addresses: Mutex<HashMap<IpAddr, u32>>,
+    stopping: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Net")
+    }
+}
+
+/// Counts a connection of an address while it lives.
+#[derive(Debug)]
+pub struct AddressGuard {
+    net: Arc<Net>,
+    ip: IpAddr,
+}
+
+impl Drop for AddressGuard {
+    fn drop(&mut self) {
+        let mut addresses = self.net.addresses.lock();
+        if let Some(count) = addresses.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&self.ip);
+            }
+        }
+    }
+}
+
+impl Net {
+    /// Ready to listen.
+    pub fn new(
+        gateway: Arc<dyn Gateway>,
+        alarms: Arc<Alarms>,
+        tls: TlsHosts,
+        c2s: ClientConfigs,
+        components: ComponentConfig,
+        limits: NetLimits,
+    ) -> Self {
+        Self {
+            gateway,
+            alarms,
+            tls: RwLock::new(Arc::new(tls)),
+            c2s: RwLock::new(c2s),
+            components: RwLock::new(Arc::new(components)),
+            limits: RwLock::new(limits),
+            addresses: Mutex::default(),
+            stopping: watch::Sender::new(false),
+        }
+    }
+
+    /// Closes every listener; connections stay.
+    pub fn stop_accepting(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Lets the address in, unless it has too many connections already.
+    pub fn admit(self: &Arc<Self>, ip: IpAddr) -> Option<AddressGuard> {
+        let limit = self.limits.read().connections_per_address;
+        let mut addresses = self.addresses.lock();
+        let count = addresses.entry(ip).or_insert(0);
+        if limit > 0 && *count >= limit {
+            return None;
+        }
+        *count += 1;
+        drop(addresses);
+        Some(AddressGuard { net: Arc::clone(self), ip })
+    }
+
+    /// What a connection shares with the rest.
+    #[must_use]
+    pub fn shared(&self) -> Shared {
+        Shared { gateway: Arc::clone(&self.gateway), alarms: Arc::clone(&self.alarms), tls: self.tls.read().clone() }
+    }
+
+    /// A client's stream on a connection whose TLS, if any, stands.
+    #[must_use]
+    pub fn client(&self, ip: IpAddr, framing: Framing, channel: Channel, starttls: bool) -> Client {
+        let configs = self.c2s.read();
+        let config = Arc::clone(if starttls { &configs.starttls } else { &configs.other });
+        drop(configs);
+        Client::new(Arc::clone(&self.gateway), config, self.limits.read().client, Peer { ip }, framing, channel)
+    }
+}
+
+/// Binds a listener and serves it until [`Net::stop_accepting`].
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn listen(net: Arc<Net>, config: ListenerConfig) -> io::Result<SocketAddr> {
+    let socket = if config.address.is_ipv6() { tokio::net::TcpSocket::new_v6() } else { tokio::net::TcpSocket::new_v4() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(config.address)?;
+    let listener = socket.listen(4096)?;
+    let address = listener.local_addr()?;
+    tokio::spawn(accept_all(net, Arc::new(config), listener));
+    Ok(address)
+}
+
+async fn accept_all(net: Arc<Net>, config: Arc<ListenerConfig>, listener: TcpListener) {
+    let mut stopping = net.stopping.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            _ = stopping.wait_for(|stop| *stop) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((io, peer)) => accept(&net, &config, io, peer),
+            // Out of descriptors: the connections that end make room; trying at once would spin.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+fn accept(net: &Arc<Net>, config: &Arc<ListenerConfig>, io: TcpStream, peer: SocketAddr) {
+    // Stanzas are coalesced here already; Nagle's algorithm would only delay them.
+    let _ = io.set_nodelay(true);
+    let Some(guard) = net.admit(peer.ip().to_canonical()) else {
+        net.gateway.count(Count::Refused);
+        refuse(net, config, &io);
+        return;
+    };
+    net.gateway.count(Count::Accepted);
+    let (net, config) = (Arc::clone(net), Arc::clone(config));
+    tokio::spawn(async move {
+        match (config.kind, config.tls) {
+            (Kind::Http, _) => http::serve(net, config, io, peer, guard).await,
+            (Kind::C2s, TlsMode::Direct) => serve_direct(net, io, peer.ip(), guard).await,
+            (Kind::C2s, mode) => {
+                let client = net.client(peer.ip(), Framing::Tcp, Channel::default(), mode == TlsMode::Starttls);
+                let conn = Conn::new(Transport::plain(io), None, client, net.shared());
+                conn.await;
+                drop(guard);
+            }
+            (Kind::Component, _) => {
+                let component = Component::new(Arc::clone(&net.gateway), net.components.read().clone());
+                Conn::new(Transport::plain(io), None, component, net.shared()).await;
+                drop(guard);
+            }
+        }
+    });
+}
+
+/// Says why, where a stream can be written without TLS.
+fn refuse(net: &Net, config: &ListenerConfig, io: &TcpStream) {
+    if config.kind == Kind::C2s && config.tls != TlsMode::Direct {
+        let mut stream = c2s::Stream::new(Arc::clone(&net.c2s.read().starttls), Framing::Tcp, Channel::default());
+        let error = StreamError::from(StreamCondition::PolicyViolation).with_text("too many connections from this address");
+        let mut out = Outgoing::new(Framing::Tcp);
+        stream.close(Some(error), &mut out);
+        // The socket's buffer is empty, so this is written whole or the peer is gone.
+        let _ = io.try_write(&out.bytes);
+    }
+}
+
+async fn serve_direct(net: Arc<Net>, io: TcpStream, ip: IpAddr, guard: AddressGuard) {
+    let seconds = net.limits.read().client.login_seconds;
+    let shared = net.shared();
+    let Some(tls) = shared.tls.config(None, Protocol::Client) else { return };
+    let mut transport = Transport::plain(io);
+    if transport.start_tls(tls).is_err() {
+        return;
+    }
+    let mut early = Vec::new();
+    let handshake = handshake(&mut transport, &mut early);
+    let limit = Duration::from_secs(if seconds == 0 { 3600 } else { seconds });
+    let result = tokio::time::timeout(limit, handshake).await;
+    if !matches!(result, Ok(Ok(()))) {
+        net.gateway.count(Count::TlsFailed);
+        net.gateway.count(Count::Ended);
+        return;
+    }
+    let channel = transport.tls().map(|tls| shared.tls.channel(tls, None)).unwrap_or_default();
+    let client = net.client(ip, Framing::Tcp, channel, false);
+    let mut conn = Conn::new(transport, None, client, shared);
+    conn.feed(&early);
+    conn.await;
+    drop(guard);
+}
+
+async fn handshake(transport: &mut Transport, early: &mut Vec<u8>) -> io::Result<()> {
+    poll_fn(|cx| {
+        loop {
+            let mut written = 0;
+            if let Poll::Ready(Err(e)) = transport.poll_flush(cx, &mut written) {
+                return Poll::Ready(Err(e));
+            }
+            if !transport.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(transport.poll_read(cx, |bytes| early.extend_from_slice(bytes))) {
+                Ok(ReadOutcome::Bytes(_)) => {}
+                Ok(ReadOutcome::Eof) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Err(e) => {
+                    // Sends the alert.
+                    let _ = transport.poll_flush(cx, &mut written);
+                    return Poll::Ready(Err(e));
+                }
+            }
+        }
+    })
+    .await
+}

@@ -1,0 +1,136 @@
+//! Logins: stored keys, slow hashes off the runtime's threads, throttling by address.
+
+use crate::node::Node;
+use antiphon_routing::store::{Store, Write};
+use antiphon_xmpp::sasl::{self, Answer, Credentials, Failure, Query};
+use antiphon_xmpp::stanza::{StanzaCondition, StanzaError};
+use antiphon_xmpp::Jid;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Addresses with failed logins remembered at most.
+const MAX_ADDRESSES: usize = 100_000;
+const MINUTE_MS: u64 = 60_000;
+
+/// Failed logins by address in the current minute.
+#[derive(Debug, Default)]
+pub struct Failures(Mutex<HashMap<IpAddr, (u64, u32)>>);
+
+impl Failures {
+    /// Counts one.
+    pub fn count(&self, ip: IpAddr, now_ms: u64) {
+        let mut by_address = self.0.lock();
+        if by_address.len() >= MAX_ADDRESSES {
+            by_address.retain(|_, (since, _)| *since + MINUTE_MS > now_ms);
+        }
+        let entry = by_address.entry(ip).or_insert((now_ms, 0));
+        if entry.0 + MINUTE_MS <= now_ms {
+            *entry = (now_ms, 0);
+        }
+        entry.1 += 1;
+    }
+
+    /// Whether the address has used up its failures.
+    #[must_use]
+    pub fn is_over(&self, ip: IpAddr, limit: u32, now_ms: u64) -> bool {
+        let by_address = self.0.lock();
+        let Some((since, count)) = by_address.get(&ip) else { return false };
+        limit > 0 && *count >= limit && *since + MINUTE_MS > now_ms
+    }
+}
+
+impl Node {
+    /// Answers what a SASL exchange needs.
+    pub(crate) async fn answer_query(self: Arc<Self>, query: Query) -> Answer {
+        match query {
+            Query::Keys(account) => match self.store.credentials(&account).await {
+                Ok(credentials) => Answer::Keys(credentials),
+                Err(error) => self.no_credentials(&error),
+            },
+            Query::Account(account) => match self.store.credentials(&account).await {
+                Ok(Some(credentials)) if credentials.is_enabled => Answer::Verdict(Ok(())),
+                Ok(Some(_)) => Answer::Verdict(Err(Failure::AccountDisabled)),
+                Ok(None) => Answer::Verdict(Err(Failure::NotAuthorized)),
+                Err(error) => self.no_credentials(&error),
+            },
+            Query::Password { account, password } => match self.store.credentials(&account).await {
+                Ok(credentials) => self.check(credentials, password).await,
+                Err(error) => self.no_credentials(&error),
+            },
+        }
+    }
+
+    fn no_credentials(&self, error: &antiphon_routing::store::StoreError) -> Answer {
+        self.log_store_error("credentials not read", error);
+        Answer::Unavailable
+    }
+
+    async fn check(self: &Arc<Self>, credentials: Option<Credentials>, password: String) -> Answer {
+        let iterations = self.live.load().config.auth.scram_iterations;
+        let checking = self.runtime.spawn_blocking(move || {
+            sasl::check_password(credentials.as_ref(), &password, iterations)
+        });
+        checking.await.map_or(Answer::Unavailable, Answer::Verdict)
+    }
+
+    /// Whether this is the account's password.
+    pub(crate) async fn verify(self: Arc<Self>, account: Jid, password: String) -> Result<bool, StanzaError> {
+        let prepared = antiphon_xmpp::jid::prepare_opaque(&password).map_err(|_| StanzaCondition::NotAcceptable)?;
+        match self.answer_query(Query::Password { account, password: prepared }).await {
+            Answer::Verdict(verdict) => Ok(verdict.is_ok()),
+            Answer::Keys(_) | Answer::Unavailable => Err(StanzaCondition::ResourceConstraint.into()),
+        }
+    }
+
+    /// The keys of a new password; takes milliseconds on a thread of its own.
+    pub(crate) async fn derive(self: &Arc<Self>, password: String) -> Result<Credentials, StanzaError> {
+        let live = self.live.load_full();
+        let node = Arc::clone(self);
+        let deriving = self.runtime.spawn_blocking(move || {
+            let mut random = |out: &mut [u8]| node.fill_random(out);
+            Credentials::derive(&password, live.config.auth.scram_iterations, &live.hashes(), &mut random)
+        });
+        let derived = deriving.await.map_err(|_| StanzaCondition::InternalServerError)?;
+        derived.map_err(|error| StanzaError::new(StanzaCondition::NotAcceptable).with_text(error.to_string()))
+    }
+
+    /// A write, awaited.
+    pub(crate) async fn commit(store: &Arc<dyn Store>, write: Write) -> Result<(), StanzaError> {
+        let (done, receiver) = oneshot::channel();
+        store.write(
+            write,
+            Box::new(move |result| {
+                // Whoever asked may have given up.
+                let _ = done.send(result);
+            }),
+        );
+        match receiver.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(crate::node::store_error(&error)),
+            Err(_) => Err(StanzaCondition::ResourceConstraint.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_try_again_a_minute_later() {
+        let failures = Failures::default();
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        for _ in 0..3 {
+            assert!(!failures.is_over(ip, 3, 1_000));
+            failures.count(ip, 1_000);
+        }
+        assert!(failures.is_over(ip, 3, 1_000));
+        assert!(!failures.is_over(ip, 0, 1_000));
+        assert!(!failures.is_over(ip, 3, 61_000));
+        failures.count(ip, 61_000);
+        assert!(!failures.is_over(ip, 3, 61_000));
+    }
+}

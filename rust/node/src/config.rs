@@ -1,0 +1,238 @@
+//! The document that Python hands over: everything decided, checked there.
+
+use antiphon_net::listener::{Kind, ListenerConfig, TlsMode};
+use antiphon_routing::matching::{Declaration, Target};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Everything a node needs to know. Field names are those of the JSON document.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Unique in the cluster.
+    pub node_name: String,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Threads of the runtime; 0: as many as cores.
+    pub worker_threads: usize,
+    /// Served domains, the first being the default.
+    pub hosts: Vec<Host>,
+    /// Sockets.
+    pub listeners: Vec<Listener>,
+    /// Logins.
+    pub auth: Auth,
+    /// Storage engine.
+    pub storage: Storage,
+    /// External components.
+    pub components: Vec<Component>,
+    /// Bounds.
+    pub limits: Limits,
+    /// IQs that Python wants; the place is the handler's number.
+    pub handlers: Vec<Handler>,
+    /// What Rust does besides routing.
+    pub modules: Modules,
+}
+
+/// A served domain.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Prepared domain.
+    pub domain: String,
+    /// PEM.
+    pub certificate: Option<PathBuf>,
+    /// PEM.
+    pub key: Option<PathBuf>,
+    /// Self-contained XML for the stream features after login.
+    pub extra_features: String,
+    /// In-band registration before login.
+    pub registration: bool,
+}
+
+/// A socket.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// c2s, http or component.
+    pub kind: ListenerKind,
+    /// `ip:port`
+    pub address: SocketAddr,
+    /// TLS.
+    pub tls: ListenerTls,
+    /// HTTP path prefixes.
+    #[serde(default)]
+    pub paths: Vec<String>,
+}
+
+/// Kinds of listener.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerKind {
+    /// Client streams.
+    C2s,
+    /// HTTP and WebSocket.
+    Http,
+    /// External components.
+    Component,
+}
+
+/// TLS of a listener.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerTls {
+    /// Within the stream.
+    Starttls,
+    /// At once.
+    Direct,
+    /// Never.
+    None,
+}
+
+impl From<&Listener> for ListenerConfig {
+    fn from(listener: &Listener) -> Self {
+        Self {
+            kind: match listener.kind {
+                ListenerKind::C2s => Kind::C2s,
+                ListenerKind::Http => Kind::Http,
+                ListenerKind::Component => Kind::Component,
+            },
+            address: listener.address,
+            tls: match listener.tls {
+                ListenerTls::Starttls => TlsMode::Starttls,
+                ListenerTls::Direct => TlsMode::Direct,
+                ListenerTls::None => TlsMode::None,
+            },
+            paths: listener.paths.clone(),
+        }
+    }
+}
+
+/// Logins.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// SASL mechanisms in order of preference.
+    pub mechanisms: Vec<String>,
+    /// PBKDF2 rounds of new keys.
+    pub scram_iterations: u32,
+    /// Authority of client certificates.
+    pub client_ca: Option<PathBuf>,
+    /// Logins without TLS.
+    pub allow_plaintext: bool,
+}
+
+/// Storage engine.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Storage {
+    /// `sqlite`
+    pub backend: String,
+}
+
+/// An external component.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Component {
+    /// Its domain.
+    pub domain: String,
+    /// Shared secret.
+    pub secret: String,
+}
+
+/// An IQ that Python wants.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Handler {
+    /// To whom it is addressed.
+    pub target: HandlerTarget,
+    /// Set, not get.
+    pub is_set: bool,
+    /// Namespace of the payload.
+    pub ns: String,
+    /// Name of the payload.
+    pub name: String,
+    /// Holds the session's later stanzas.
+    pub ordered: bool,
+}
+
+/// Targets.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandlerTarget {
+    /// A served domain.
+    Host,
+    /// A bare JID.
+    Account,
+}
+
+impl From<&Handler> for Declaration {
+    fn from(handler: &Handler) -> Self {
+        Self {
+            target: match handler.target {
+                HandlerTarget::Host => Target::Host,
+                HandlerTarget::Account => Target::Account,
+            },
+            is_set: handler.is_set,
+            ns: handler.ns.clone(),
+            name: handler.name.clone(),
+            is_ordered: handler.ordered,
+        }
+    }
+}
+
+/// What Rust does besides routing; `false` switches it off.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Modules {
+    /// XEP-0160
+    pub offline: bool,
+    /// XEP-0280
+    pub carbons: bool,
+    /// XEP-0191
+    pub blocking: bool,
+    /// XEP-0352
+    pub csi: bool,
+    /// XEP-0198
+    pub sm: bool,
+    /// XEP-0199
+    pub ping: bool,
+    /// XEP-0115
+    pub caps: bool,
+}
+
+/// Bounds; 0: none. Names as in the configuration file's `[limits]`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[allow(missing_docs, reason = "documented once, in python/antiphon/config/schema.py")]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub connections_per_address: u32,
+    pub stanza_bytes: usize,
+    pub stanza_bytes_before_login: usize,
+    pub stanza_depth: usize,
+    pub stanza_elements: usize,
+    pub stanza_attributes: usize,
+    pub login_seconds: u64,
+    pub idle_seconds: u64,
+    pub auth_attempts: u32,
+    pub auth_failures_per_minute: u32,
+    pub sessions_per_user: usize,
+    pub roster_items: usize,
+    pub blocked_items: usize,
+    pub offline_messages: u64,
+    pub sm_queue_stanzas: usize,
+    pub sm_resume_seconds: u32,
+    pub stanzas_per_second: u64,
+    pub burst_stanzas: u64,
+    pub bytes_per_second: u64,
+    pub burst_bytes: u64,
+    pub outgoing_bytes: usize,
+    pub registrations_per_hour: u32,
+    pub http_body_bytes: usize,
+}
+
+/// 0 means no limit.
+#[must_use]
+pub fn or_unlimited(limit: usize) -> usize {
+    if limit == 0 { usize::MAX } else { limit }
+}

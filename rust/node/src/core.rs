@@ -1,0 +1,257 @@
+//! The runtime and its life: start, reload, drain, stop.
+
+use crate::bridge::Bridge;
+use crate::config::NodeConfig;
+use crate::gateway::NodeGateway;
+use crate::live::{ConfigError, Live};
+use crate::metrics::Readings;
+use crate::node::{ERROR, Node};
+use antiphon_net::gateway::Gateway;
+use antiphon_net::listener::{ListenerConfig, Net, listen};
+use antiphon_net::timers::Alarms;
+use antiphon_routing::store::Store;
+use antiphon_store::{Sqlite, SqliteConfig};
+use antiphon_xmpp::stream::StreamCondition;
+use parking_lot::Mutex;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
+
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// Entities without sessions are forgotten this long after their last use.
+const IDLE_ENTITY_S: u64 = 60;
+/// Ticks between two looks at idle entities.
+const EVICT_TICKS: u64 = 20;
+
+struct Running {
+    runtime: Runtime,
+    node: Arc<Node>,
+    net: Arc<Net>,
+    alarms: Arc<Alarms>,
+    dummy_secret: Arc<[u8]>,
+    listeners: Vec<(ListenerConfig, SocketAddr)>,
+}
+
+/// One node with everything it runs on. Dropping it stops it hard.
+pub struct Core {
+    config: Mutex<Option<NodeConfig>>,
+    bridge: Arc<Bridge>,
+    running: Mutex<Option<Running>>,
+}
+
+impl Core {
+    /// Reads the configuration; starts nothing.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn new(json: &str) -> Result<Self, ConfigError> {
+        Ok(Self {
+            config: Mutex::new(Some(parse(json)?)),
+            bridge: Arc::new(Bridge::new()?),
+            running: Mutex::new(None),
+        })
+    }
+
+    /// The queue to Python.
+    #[must_use]
+    pub fn bridge(&self) -> &Arc<Bridge> {
+        &self.bridge
+    }
+
+    /// The node, while it runs.
+    #[must_use]
+    pub fn node(&self) -> Option<Arc<Node>> {
+        self.running.lock().as_ref().map(|r| Arc::clone(&r.node))
+    }
+
+    /// Opens the store, starts the threads, binds the listeners.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; nothing runs then.
+    pub fn start(&self) -> Result<(), ConfigError> {
+        let config = self.config.lock().take();
+        let config = config.ok_or_else(|| ConfigError::Document("the node was started already".into()))?;
+        let live = Live::new(config)?;
+        let mut builder = Builder::new_multi_thread();
+        if live.config.worker_threads > 0 {
+            builder.worker_threads(live.config.worker_threads);
+        }
+        let runtime = builder.thread_name("antiphon").enable_all().build()?;
+        let running = self.start_on(runtime, live)?;
+        *self.running.lock() = Some(running);
+        Ok(())
+    }
+
+    fn start_on(&self, runtime: Runtime, live: Live) -> Result<Running, ConfigError> {
+        let mut secret = [0u8; 32];
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret)
+            .map_err(|_| std::io::Error::other("the system has no randomness"))?;
+        let dummy_secret: Arc<[u8]> = secret.as_slice().into();
+        let tls = live.tls()?;
+        let streams = live.client_streams(&dummy_secret)?;
+        let components = live.component_streams()?;
+        let limits = live.net_limits();
+        let listeners: Vec<ListenerConfig> = live.config.listeners.iter().map(ListenerConfig::from).collect();
+        let store: Arc<dyn Store> = Arc::new(Sqlite::open(SqliteConfig::new(&live.config.data_dir))?);
+        let locator = Arc::new(antiphon_cluster::Local);
+        let handle = runtime.handle().clone();
+        let node = Arc::new(Node::new(live, Arc::clone(&store), locator, Arc::clone(&self.bridge), handle));
+        let gateway: Arc<dyn Gateway> = Arc::new(NodeGateway(Arc::clone(&node)));
+        let alarms = Arc::new(Alarms::default());
+        let net = Arc::new(Net::new(gateway, Arc::clone(&alarms), tls, streams, components, limits));
+        let mut bound = Vec::new();
+        for listener in listeners {
+            let result = runtime.block_on(listen(Arc::clone(&net), listener.clone()));
+            match result {
+                Ok(address) => bound.push((listener, address)),
+                Err(error) => {
+                    store.close();
+                    return Err(ConfigError::Listen { address: listener.address, reason: listen_advice(&error) });
+                }
+            }
+        }
+        runtime.spawn(tick(Arc::clone(&node), Arc::clone(&alarms)));
+        Ok(Running { runtime, node, net, alarms, dummy_secret, listeners: bound })
+    }
+
+    /// Certificates, limits, domains and handlers from a new configuration. Listeners, data
+    /// directory, threads and storage stay as they are.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; nothing has changed then.
+    pub fn reload(&self, json: &str) -> Result<(), ConfigError> {
+        let guard = self.running.lock();
+        let Some(running) = guard.as_ref() else { return Ok(()) };
+        let live = Live::new(parse(json)?)?;
+        let tls = live.tls()?;
+        let streams = live.client_streams(&running.dummy_secret)?;
+        let components = live.component_streams()?;
+        *running.net.tls.write() = Arc::new(tls);
+        *running.net.c2s.write() = streams;
+        *running.net.components.write() = Arc::new(components);
+        *running.net.limits.write() = live.net_limits();
+        running.node.live.store(Arc::new(live));
+        Ok(())
+    }
+
+    /// Closes the listeners.
+    pub fn stop_accepting(&self) {
+        if let Some(running) = self.running.lock().as_ref() {
+            running.net.stop_accepting();
+        }
+    }
+
+    /// Ends every stream with `system-shutdown`, keeps what was not confirmed, commits everything,
+    /// joins every thread. Blocks.
+    pub fn stop(&self, deadline: Duration) {
+        let Some(running) = self.running.lock().take() else { return };
+        let until = Instant::now() + deadline;
+        running.net.stop_accepting();
+        running.node.is_stopping.store(true, Ordering::Release);
+        let shutdown = StreamCondition::SystemShutdown;
+        for session in running.node.sessions.all() {
+            running.node.close_session(session.id, shutdown.into());
+        }
+        running.alarms.sweep(u64::MAX);
+        while Instant::now() < until && !(running.alarms.is_empty() && running.node.sessions.is_empty()) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // Connections that did not end in time: their sessions end without them.
+        for session in running.node.sessions.all() {
+            running.node.end_session(&session);
+        }
+        self.bridge.close();
+        for answered in running.node.bridge.expire(u64::MAX) {
+            running.node.answered(answered);
+        }
+        running.node.store.close();
+        running.runtime.shutdown_timeout(Duration::from_secs(5));
+    }
+
+    /// Kind and address of every listener, as bound.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(&'static str, String)> {
+        use antiphon_net::listener::Kind;
+        let guard = self.running.lock();
+        let listeners = guard.iter().flat_map(|r| &r.listeners).map(|(config, address)| {
+            let kind = match config.kind {
+                Kind::C2s => "c2s",
+                Kind::Http => "http",
+                Kind::Component => "component",
+            };
+            (kind, address.to_string())
+        });
+        listeners.collect()
+    }
+
+    /// Prometheus text.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let guard = self.running.lock();
+        let Some(running) = guard.as_ref() else { return String::new() };
+        let node = &running.node;
+        node.metrics.text(Readings {
+            sessions: node.sessions.len(),
+            connections: running.alarms.len(),
+            entities: node.shards.each().map(|shard| shard.len()).sum(),
+            crossings: self.bridge.crossings(),
+            queue: self.bridge.depth(),
+            lost_logs: self.bridge.lost_logs(),
+        })
+    }
+}
+
+fn parse(json: &str) -> Result<NodeConfig, ConfigError> {
+    serde_json::from_str(json).map_err(|error| ConfigError::Document(format!("core configuration: {error}")))
+}
+
+fn listen_advice(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "another program has this port; stop it or choose another address".into(),
+        std::io::ErrorKind::PermissionDenied => "ports below 1024 need the right to bind them".into(),
+        std::io::ErrorKind::AddrNotAvailable => "this machine has no such address".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// Looks at every deadline of the node.
+async fn tick(node: Arc<Node>, alarms: Arc<Alarms>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0u64;
+    loop {
+        interval.tick().await;
+        ticks += 1;
+        let now_ms = node.now();
+        alarms.sweep(now_ms);
+        for session in node.sessions.expired(now_ms) {
+            node.end_session(&session);
+        }
+        let late = node.bridge.expire(now_ms);
+        if !late.is_empty() {
+            node.bridge.log(ERROR, "handlers did not answer in time", vec![("requests", late.len().to_string())]);
+        }
+        for answered in late {
+            node.answered(answered);
+        }
+        node.requests.expire(now_ms, &node.bridge);
+        if ticks % EVICT_TICKS == 0 {
+            let before_s = (now_ms / 1000).saturating_sub(IDLE_ENTITY_S);
+            for mut shard in node.shards.each() {
+                shard.evict(before_s);
+            }
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.lock().take() {
+            running.node.store.close();
+            running.runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The node as its sockets see it.
+
+use crate::node::Node;
+use crate::sessions::Resumable;
+use antiphon_net::gateway::{
+    Count, Enabled, Ended, Flow, Gateway, HttpRequest, HttpResponse, Later, Peer, ResumeFailed,
+};
+use antiphon_net::session::Session;
+use antiphon_routing::matching::Target;
+use antiphon_routing::SessionId;
+use antiphon_routing::effect::Effects;
+use antiphon_routing::store::{StoreError, Write};
+use antiphon_routing::user::User;
+use antiphon_xmpp::sasl::{Answer, Mechanism, Query};
+use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
+use antiphon_xmpp::stream::{Framing, StreamCondition, StreamError};
+use antiphon_xmpp::Jid;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How long a resumption waits for what the old stream brought to be committed.
+const SETTLE_MS: u64 = 10_000;
+/// Bytes of randomness in a resumption id and in a resource that the server makes up.
+const ID_BYTES: usize = 16;
+
+/// The gateway: an `Arc` of the node.
+pub struct NodeGateway(pub Arc<Node>);
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+impl Node {
+    pub(crate) fn random_id(&self) -> String {
+        let mut bytes = [0; ID_BYTES];
+        self.fill_random(&mut bytes);
+        hex(&bytes)
+    }
+
+    fn session_id(&self) -> SessionId {
+        SessionId { node: self.locator.incarnation(), number: self.sessions.next_number() }
+    }
+
+    async fn bind(self: Arc<Self>, account: Jid, resource: Option<String>, framing: Framing) -> Result<Arc<Session>, StanzaError> {
+        let resource = resource.unwrap_or_else(|| self.random_id());
+        let jid = account.with_resource(&resource).map_err(|_| StanzaCondition::BadRequest)?;
+        let session = Arc::new(Session::new(self.session_id(), jid, framing, self.live.load().queue));
+        self.sessions.insert(Arc::clone(&session));
+        let (answer, receiver) = oneshot::channel();
+        let (id, full) = (session.id, session.jid.clone());
+        let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+            let result = match user {
+                Ok(user) => user.bind(id, &full, &node.live.load().policy, fx),
+                Err(error) => Err(crate::node::store_error(error)),
+            };
+            // The connection may have gone meanwhile: it ends the session then.
+            let _ = answer.send(result);
+        };
+        let result = match self.on_user(&account, job) {
+            Ok(()) => receiver.await.unwrap_or(Err(StanzaCondition::InternalServerError.into())),
+            Err(busy) => Err(busy.into()),
+        };
+        match result {
+            Ok(()) => Ok(session),
+            Err(error) => {
+                self.sessions.remove(&session);
+                Err(error)
+            }
+        }
+    }
+
+    async fn resume(self: Arc<Self>, account: Jid, previd: String, h: u32) -> Result<(Arc<Session>, u32), ResumeFailed> {
+        let not_found = || ResumeFailed::Failed {
+            condition: StanzaCondition::ItemNotFound,
+            h: self.sessions.last_h(&previd),
+        };
+        let session = self.sessions.by_resume_id(&previd).ok_or_else(not_found)?;
+        if session.jid.bare_str() != account.as_str() {
+            // Somebody else's: as if there were none.
+            return Err(ResumeFailed::Failed { condition: StanzaCondition::ItemNotFound, h: None });
+        }
+        if !session.detach(self.now()) {
+            return Err(not_found());
+        }
+        self.sessions.attached(session.id);
+        let deadline = self.now() + SETTLE_MS;
+        let handled = loop {
+            match session.inbound() {
+                Some((handled, true)) => break handled,
+                Some(_) if self.now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+                _ => {
+                    self.end_session(&session);
+                    return Err(not_found());
+                }
+            }
+        };
+        match session.acked(h) {
+            Ok(ids) => {
+                self.delete_offline(&session.jid, ids);
+                self.metrics.resumed.inc();
+                Ok((session, handled))
+            }
+            Err(ahead) => {
+                self.end_session(&session);
+                Err(ResumeFailed::AckAhead(ahead))
+            }
+        }
+    }
+
+    fn delete_offline(&self, account: &Jid, ids: Vec<u64>) {
+        if !ids.is_empty() {
+            let write = Write::OfflineDelete { owner: account.bare(), ids };
+            // Not deleted means delivered once more, which is better than lost.
+            self.store.write(write, Box::new(|_| {}));
+        }
+    }
+
+    fn lost(self: &Arc<Self>, session: &Arc<Session>) {
+        let now_ms = self.now();
+        let is_kept = !self.stopping() && self.sessions.detached(session.id, now_ms) && session.detach(now_ms);
+        if !is_kept {
+            self.end_session(session);
+        }
+    }
+}
+
+impl Gateway for NodeGateway {
+    fn auth(&self, query: Query, _peer: Peer) -> Later<Answer> {
+        Box::pin(Arc::clone(&self.0).answer_query(query))
+    }
+
+    fn may_authenticate(&self, peer: Peer) -> bool {
+        let limit = self.0.live.load().config.limits.auth_failures_per_minute;
+        !self.0.failures.is_over(peer.ip, limit, self.0.now())
+    }
+
+    fn auth_failed(&self, peer: Peer) {
+        self.0.metrics.auth_failures.inc();
+        self.0.failures.count(peer.ip, self.0.now());
+    }
+
+    fn authenticated(&self, account: &Jid, mechanism: Mechanism) {
+        self.0.metrics.login(mechanism.name());
+        if mechanism == Mechanism::Anonymous {
+            self.0.make_temporary(account);
+        }
+    }
+
+    fn bind(&self, account: Jid, resource: Option<String>, framing: Framing) -> Later<Result<Arc<Session>, StanzaError>> {
+        Box::pin(Arc::clone(&self.0).bind(account, resource, framing))
+    }
+
+    fn stanza(&self, session: &Arc<Session>, stanza: Stanza, seq: u64) -> Flow {
+        self.0.from_session(session, stanza, seq)
+    }
+
+    fn register(&self, iq: Stanza, peer: Peer) -> Later<Stanza> {
+        let node = Arc::clone(&self.0);
+        Box::pin(async move {
+            let is_set = iq.type_str() == "set";
+            let child = iq.payload.children.first();
+            let live = node.live.load_full();
+            let found = child.and_then(|c| live.matches.find(Target::Host, is_set, &c.ns, &c.name));
+            let answer = match found {
+                Some((handler, _)) => node.bridge.register(iq.clone(), peer.ip, handler, node.now()).await.ok(),
+                None => None,
+            };
+            let refusal = || iq.error(&StanzaCondition::ServiceUnavailable.into());
+            answer.or_else(refusal).unwrap_or_else(|| iq.result())
+        })
+    }
+
+    fn sm_enable(&self, session: &Arc<Session>, resume: bool, max: Option<u32>) -> Enabled {
+        let limit = self.0.live.load().config.limits.sm_resume_seconds;
+        let seconds = max.unwrap_or(limit).min(limit);
+        if !resume || seconds == 0 {
+            return Enabled { resume: None };
+        }
+        let id = self.0.random_id();
+        self.0.sessions.enable(session.id, Resumable { id: id.clone(), seconds });
+        Enabled { resume: Some((id, seconds)) }
+    }
+
+    fn sm_resume(&self, account: Jid, previd: String, h: u32) -> Later<Result<(Arc<Session>, u32), ResumeFailed>> {
+        Box::pin(Arc::clone(&self.0).resume(account, previd, h))
+    }
+
+    fn ended(&self, session: Arc<Session>, how: Ended) {
+        match how {
+            Ended::Closed(_) => self.0.end_session(&session),
+            Ended::Lost => self.0.lost(&session),
+        }
+    }
+
+    fn offline_received(&self, account: &Jid, ids: Vec<u64>) {
+        self.0.delete_offline(account, ids);
+    }
+
+    fn http(&self, request: HttpRequest) -> Later<HttpResponse> {
+        let receiver = self.0.bridge.http(request, self.0.now());
+        Box::pin(async move {
+            receiver.await.unwrap_or_else(|_| HttpResponse {
+                status: 503,
+                headers: vec![("content-type".into(), "text/plain; charset=utf-8".into())],
+                body: bytes::Bytes::from_static(b"the server is busy, try again\n"),
+            })
+        })
+    }
+
+    fn component_up(&self, domain: &Jid) -> Result<Arc<Session>, StreamError> {
+        let mut components = self.0.components.write();
+        if components.contains_key(domain.as_str()) {
+            // XEP-0114 leaves it to the server; one connection is one order.
+            return Err(StreamError::from(StreamCondition::Conflict).with_text("this component is connected already"));
+        }
+        let session = Arc::new(Session::new(self.0.session_id(), domain.clone(), Framing::Tcp, self.0.live.load().queue));
+        components.insert(domain.as_str().to_owned(), Arc::clone(&session));
+        self.0.bridge.log(crate::node::INFO, "component connected", vec![("domain", domain.to_string())]);
+        Ok(session)
+    }
+
+    fn component_stanza(&self, _session: &Arc<Session>, stanza: Stanza) {
+        self.0.metrics.received(stanza.kind);
+        self.0.route(stanza, None);
+    }
+
+    fn component_down(&self, session: &Arc<Session>) {
+        let mut components = self.0.components.write();
+        if components.get(session.jid.as_str()).is_some_and(|current| current.id == session.id) {
+            components.remove(session.jid.as_str());
+        }
+        drop(components);
+        session.finish(self.0.now());
+        self.0.bridge.log(crate::node::INFO, "component gone", vec![("domain", session.jid.to_string())]);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.0.is_stopping.load(Ordering::Acquire)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.0.now()
+    }
+
+    fn random(&self, out: &mut [u8]) {
+        self.0.fill_random(out);
+    }
+
+    fn count(&self, what: Count) {
+        let metrics = &self.0.metrics;
+        match what {
+            Count::Accepted => {
+                metrics.accepted.inc();
+            }
+            Count::Refused => {
+                metrics.refused_connections.inc();
+            }
+            Count::Ended => {}
+            Count::BytesIn(n) => {
+                metrics.bytes_in.inc_by(n as u64);
+            }
+            Count::BytesOut(n) => {
+                metrics.bytes_out.inc_by(n as u64);
+            }
+            Count::TlsFailed => {
+                metrics.tls_failures.inc();
+            }
+            Count::Panicked => {
+                metrics.panics.inc();
+                self.0.bridge.log(crate::node::ERROR, "connection panicked", Vec::new());
+            }
+            Count::StreamError(condition) => metrics.stream_error(condition),
+            Count::Throttled => {
+                metrics.throttled.inc();
+            }
+        }
+    }
+}

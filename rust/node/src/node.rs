@@ -1,0 +1,475 @@
+//! The node: entities, sessions, store and bridge, and the way of a stanza through them.
+
+use crate::accounts::Failures;
+use crate::bridge::{Answered, Bridge};
+use crate::caps::KnownCaps;
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::requests::Requests;
+use crate::sessions::Sessions;
+use crate::shard::{self, Found, Job, Shards, Slot, Touch, enqueue};
+use antiphon_net::session::{Session, Undelivered};
+use antiphon_routing::effect::{Effects, Local, Origin};
+use antiphon_routing::home::Locator;
+use antiphon_routing::store::{Store, StoreError, Write};
+use antiphon_routing::user::User;
+use antiphon_routing::SessionId;
+use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
+use antiphon_xmpp::stream::StreamError;
+use antiphon_xmpp::Jid;
+use arc_swap::ArcSwap;
+use parking_lot::RwLock;
+use ring::rand::{SecureRandom, SystemRandom};
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tokio::runtime::Handle;
+
+/// Records of one read of offline messages.
+const OFFLINE_PAGE: usize = 100;
+
+/// One node. Everything that routes holds an `Arc` of it.
+pub struct Node {
+    pub(crate) live: ArcSwap<Live>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) locator: Arc<dyn Locator>,
+    pub(crate) shards: Shards,
+    pub(crate) sessions: Sessions,
+    pub(crate) bridge: Arc<Bridge>,
+    pub(crate) components: RwLock<HashMap<String, Arc<Session>>>,
+    pub(crate) requests: Requests,
+    pub(crate) failures: Failures,
+    pub(crate) caps: KnownCaps,
+    pub(crate) metrics: Metrics,
+    pub(crate) runtime: Handle,
+    pub(crate) started: Instant,
+    pub(crate) is_stopping: AtomicBool,
+    random: SystemRandom,
+}
+
+thread_local! {
+    /// Effects are made for every stanza; their buffers are used again.
+    static POOL: RefCell<Vec<Effects>> = const { RefCell::new(Vec::new()) };
+}
+
+fn borrow_effects() -> Effects {
+    POOL.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+fn return_effects(mut fx: Effects) {
+    fx.local.clear();
+    fx.routes.clear();
+    if fx.local.capacity() <= 1024 && fx.routes.capacity() <= 1024 {
+        POOL.with_borrow_mut(|pool| {
+            if pool.len() < 8 {
+                pool.push(fx);
+            }
+        });
+    }
+}
+
+/// Stanzas on their way, first in first out.
+pub(crate) type Routes = VecDeque<Stanza>;
+
+impl Node {
+    /// A node around its store. Call on the runtime that `runtime` is.
+    pub fn new(live: Live, store: Arc<dyn Store>, locator: Arc<dyn Locator>, bridge: Arc<Bridge>, runtime: Handle) -> Self {
+        Self {
+            live: ArcSwap::from_pointee(live),
+            store,
+            locator,
+            shards: Shards::default(),
+            sessions: Sessions::default(),
+            bridge,
+            components: RwLock::default(),
+            requests: Requests::default(),
+            failures: Failures::default(),
+            caps: KnownCaps::default(),
+            metrics: Metrics::default(),
+            runtime,
+            started: Instant::now(),
+            is_stopping: AtomicBool::new(false),
+            random: SystemRandom::new(),
+        }
+    }
+
+    /// Milliseconds since 1970.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(0)
+    }
+
+    /// Fills with random bytes.
+    pub(crate) fn fill_random(&self, out: &mut [u8]) {
+        if self.random.fill(out).is_err() {
+            // Every id and nonce depends on it: better to end this stream than to go on.
+            #[allow(clippy::panic, reason = "the operating system has no randomness")]
+            {
+                panic!("the system's random generator failed");
+            }
+        }
+    }
+
+    /// Runs `job` with an entity, at once if it is in memory, else when it is read. `Err`: too many
+    /// wait for it already.
+    pub(crate) fn on_user<F>(self: &Arc<Self>, bare: &Jid, job: F) -> Result<(), Busy>
+    where
+        F: FnOnce(&Arc<Self>, Result<&mut User, &StoreError>, &mut Effects) + Send + 'static,
+    {
+        let mut routes = Routes::new();
+        let result = self.with_user(bare, job, &mut routes);
+        self.route_all(routes);
+        result
+    }
+
+    /// As [`Node::on_user`]; what is to be routed further joins `routes` if the entity is there.
+    pub(crate) fn with_user<F>(self: &Arc<Self>, bare: &Jid, job: F, routes: &mut Routes) -> Result<(), Busy>
+    where
+        F: FnOnce(&Arc<Self>, Result<&mut User, &StoreError>, &mut Effects) + Send + 'static,
+    {
+        let hash = shard::hash(bare.bare_str());
+        let mut shard = self.shards.lock(hash);
+        match shard.find(hash, bare.bare_str()) {
+            Found::Live(user, touch) => {
+                touch.at_s = self.now() / 1000;
+                let is_temporary = touch.is_temporary;
+                let mut fx = borrow_effects();
+                job(self, Ok(user), &mut fx);
+                self.carry(user, is_temporary, &mut fx);
+                let is_forgotten = !user.exists() && user.is_idle();
+                if is_forgotten || (is_temporary && user.is_idle()) {
+                    shard.remove(hash, bare.bare_str());
+                }
+                drop(shard);
+                routes.extend(fx.routes.drain(..));
+                return_effects(fx);
+                Ok(())
+            }
+            Found::Loading(jobs) => enqueue(jobs, Box::new(job)).map_err(|_| Busy),
+            Found::Missing => {
+                let jobs: VecDeque<Job> = [Box::new(job) as Job].into();
+                shard.insert(hash, Slot::Loading(bare.bare(), jobs));
+                drop(shard);
+                self.load(bare.bare());
+                Ok(())
+            }
+        }
+    }
+
+    /// Runs `job` with an entity that is in memory: the way of nearly every stanza, without an
+    /// allocation.
+    pub(crate) fn with_live_user<R>(
+        self: &Arc<Self>,
+        bare: &Jid,
+        routes: &mut Routes,
+        job: impl FnOnce(&mut User, &mut Effects) -> R,
+    ) -> Option<R> {
+        let hash = shard::hash(bare.bare_str());
+        let mut shard = self.shards.lock(hash);
+        let Found::Live(user, touch) = shard.find(hash, bare.bare_str()) else { return None };
+        touch.at_s = self.now() / 1000;
+        let is_temporary = touch.is_temporary;
+        let mut fx = borrow_effects();
+        let result = job(user, &mut fx);
+        self.carry(user, is_temporary, &mut fx);
+        drop(shard);
+        routes.extend(fx.routes.drain(..));
+        return_effects(fx);
+        Some(result)
+    }
+
+    fn load(self: &Arc<Self>, bare: Jid) {
+        let node = Arc::clone(self);
+        let reading = self.store.user(&bare);
+        self.runtime.spawn(async move {
+            let record = reading.await;
+            if let Err(error) = &record {
+                node.log_store_error("entity not read", error);
+            }
+            node.loaded(&bare, record);
+        });
+    }
+
+    /// Runs everything that waited, in order, and keeps the entity.
+    fn loaded(self: &Arc<Self>, bare: &Jid, record: Result<Option<antiphon_routing::store::UserRecord>, StoreError>) {
+        let hash = shard::hash(bare.as_str());
+        let mut routes = Routes::new();
+        let mut shard = self.shards.lock(hash);
+        let Some(Slot::Loading(_, jobs)) = shard.remove(hash, bare.as_str()) else { return };
+        let mut fx = borrow_effects();
+        match record {
+            Ok(record) => {
+                let mut user = Box::new(User::new(bare.clone(), record));
+                for job in jobs {
+                    job(self, Ok(&mut user), &mut fx);
+                    self.carry(&mut user, false, &mut fx);
+                    routes.extend(fx.routes.drain(..));
+                }
+                if user.exists() || !user.is_idle() {
+                    let touch = Touch { at_s: self.now() / 1000, is_temporary: false };
+                    shard.insert(hash, Slot::Live(user, touch));
+                }
+            }
+            Err(error) => {
+                for job in jobs {
+                    job(self, Err(&error), &mut fx);
+                    routes.extend(fx.routes.drain(..));
+                }
+            }
+        }
+        drop(shard);
+        return_effects(fx);
+        self.route_all(routes);
+    }
+
+    /// Enters the entity of an anonymous user.
+    pub(crate) fn make_temporary(&self, bare: &Jid) {
+        let hash = shard::hash(bare.as_str());
+        let user = Box::new(User::new(bare.clone(), Some(Default::default())));
+        let touch = Touch { at_s: self.now() / 1000, is_temporary: true };
+        self.shards.lock(hash).insert(hash, Slot::Live(user, touch));
+    }
+
+    /// Carries out what must happen under the entity's lock; more rounds where a session turns out
+    /// to be over.
+    fn carry(self: &Arc<Self>, user: &mut User, is_temporary: bool, fx: &mut Effects) {
+        let now_ms = self.now();
+        for _ in 0..MAX_ROUNDS {
+            if fx.local.is_empty() {
+                return;
+            }
+            let mut over: Vec<(SessionId, u64, Stanza)> = Vec::new();
+            for effect in std::mem::take(&mut fx.local) {
+                match effect {
+                    Local::Deliver { session, stanza, offline } => {
+                        if let Err(stanza) = self.deliver(session, stanza, offline, now_ms)
+                            && offline.is_none()
+                        {
+                            over.push((session, now_ms, stanza));
+                        }
+                    }
+                    Local::Store { write, origin, refused } => {
+                        if !is_temporary {
+                            self.write(write, origin, refused);
+                        }
+                    }
+                    other => self.carry_rare(other),
+                }
+            }
+            if over.is_empty() {
+                return;
+            }
+            let live = self.live.load();
+            for (session, ..) in &over {
+                user.unbind(*session, now_ms, &live.policy, fx);
+            }
+            let stanzas = over.into_iter().map(|(_, at_ms, stanza)| (at_ms, stanza)).collect();
+            user.undelivered(stanzas, now_ms, &live.policy, fx);
+        }
+    }
+
+    fn carry_rare(self: &Arc<Self>, effect: Local) {
+        match effect {
+            Local::ReadOffline { owner, session, after, .. } => self.read_offline(owner, session, after),
+            Local::Close { session, condition } => self.close_session(session, condition.into()),
+            Local::Ask { handler, stanza, session } => {
+                let session = session.and_then(|id| self.sessions.get(id));
+                self.ask(stanza, session, handler);
+            }
+            Local::Deliver { .. } | Local::Store { .. } => {}
+        }
+    }
+
+    /// Puts a stanza on a session's queue; gives it back if the session is over.
+    fn deliver(self: &Arc<Self>, id: SessionId, stanza: Stanza, offline: Option<u64>, now_ms: u64) -> Result<(), Stanza> {
+        let Some(session) = self.sessions.get(id) else { return Err(stanza) };
+        self.metrics.delivered(stanza.kind);
+        match session.deliver(stanza, offline, now_ms) {
+            Ok(()) => Ok(()),
+            Err(Undelivered::Closed(stanza)) => Err(stanza),
+            Err(Undelivered::Overflow(stanza)) => {
+                self.metrics.overflows.inc();
+                if !session.is_attached() {
+                    // Nobody else will end it; not here, under its entity's lock.
+                    let node = Arc::clone(self);
+                    self.runtime.spawn(async move { node.end_session(&session) });
+                }
+                Err(stanza)
+            }
+        }
+    }
+
+    fn write(self: &Arc<Self>, write: Write, origin: Option<Origin>, refused: Option<Box<Stanza>>) {
+        let node = Arc::clone(self);
+        let done = move |result: Result<(), StoreError>| {
+            if let Some(origin) = origin
+                && let Some(session) = node.sessions.get(origin.session)
+            {
+                session.handled(origin.seq);
+            }
+            if let Err(error) = result {
+                node.log_store_error("write failed", &error);
+                if let Some(refused) = refused {
+                    // The writer's thread must not route.
+                    let inner = Arc::clone(&node);
+                    node.runtime.spawn(async move { inner.route(*refused, None); });
+                }
+            }
+        };
+        self.store.write(write, Box::new(done));
+    }
+
+    fn read_offline(self: &Arc<Self>, owner: Jid, session: SessionId, after: u64) {
+        let node = Arc::clone(self);
+        let reading = self.store.offline(&owner, after, OFFLINE_PAGE);
+        self.runtime.spawn(async move {
+            let records = reading.await.unwrap_or_else(|error| {
+                node.log_store_error("offline messages not read", &error);
+                Vec::new()
+            });
+            let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+                if let Ok(user) = user {
+                    user.offline_loaded(session, records, &node.live.load().policy, fx);
+                }
+            };
+            // With too many waiting, the next presence reads them again.
+            let _ = node.on_user(&owner, job);
+        });
+    }
+
+    /// Ends a session's stream with an error, wherever its connection is.
+    pub(crate) fn close_session(self: &Arc<Self>, id: SessionId, error: StreamError) {
+        let Some(session) = self.sessions.get(id) else { return };
+        session.close(error);
+        if !session.is_attached() {
+            let node = Arc::clone(self);
+            self.runtime.spawn(async move { node.end_session(&session) });
+        }
+    }
+
+    /// A session is over: contacts hear of it, and what it never confirmed finds another way.
+    pub(crate) fn end_session(self: &Arc<Self>, session: &Arc<Session>) {
+        if !self.sessions.remove(session) {
+            return;
+        }
+        let now_ms = self.now();
+        let unacked = session.finish(now_ms);
+        let stanzas: Vec<(u64, Stanza)> =
+            unacked.into_iter().filter(|s| s.offline.is_none()).map(|s| (s.at_ms, s.stanza)).collect();
+        let id = session.id;
+        let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+            if let Ok(user) = user {
+                let live = node.live.load();
+                user.unbind(id, now_ms, &live.policy, fx);
+                user.undelivered(stanzas, now_ms, &live.policy, fx);
+            }
+        };
+        // An entity with a session is always in memory, so nothing waits here.
+        let _ = self.on_user(&session.jid, job);
+    }
+
+    /// Sends an answer of Python's on its way.
+    pub(crate) fn answered(self: &Arc<Self>, answered: Answered) {
+        match answered.session {
+            Some(session) => {
+                // A session that is over needs no answer.
+                let _ = session.deliver(answered.stanza, None, self.now());
+                session.release();
+            }
+            None => {
+                self.route(answered.stanza, None);
+            }
+        }
+    }
+
+    /// Python's answer to an IQ: a result.
+    pub fn reply(self: &Arc<Self>, ticket: u64, payload: Option<&antiphon_xmpp::Element>) {
+        if let Some(answered) = self.bridge.reply(ticket, payload) {
+            self.answered(answered);
+        }
+    }
+
+    /// Python's answer to an IQ: an error.
+    pub fn fail(self: &Arc<Self>, ticket: u64, error: &StanzaError) {
+        if let Some(answered) = self.bridge.fail(ticket, error) {
+            self.answered(answered);
+        }
+    }
+
+    /// Python's answer to an HTTP request.
+    pub fn respond(&self, ticket: u64, response: antiphon_net::gateway::HttpResponse) {
+        self.bridge.respond(ticket, response);
+    }
+
+    /// A stanza of Python's.
+    pub fn send(self: &Arc<Self>, stanza: Stanza) {
+        self.route(stanza, None);
+    }
+
+    /// A request of Python's: its answer comes as an event with this ticket.
+    pub fn request(self: &Arc<Self>, ticket: u64, stanza: Stanza, timeout_ms: u64) {
+        let id: std::sync::Arc<str> = format!("s{}", self.random_id()).into();
+        let stanza = Stanza { id: Some(id), ..stanza };
+        if self.requests.open(ticket, &stanza, self.now() + timeout_ms) {
+            self.route(stanza, None);
+        } else {
+            self.bridge.complete(ticket, Err(Busy.into()));
+        }
+    }
+
+    /// Capabilities that need not be asked about.
+    pub fn learn_caps(&self, hash: &str, ver: &str) {
+        self.caps.learn(hash, ver);
+    }
+
+    pub(crate) fn ask(self: &Arc<Self>, stanza: Stanza, session: Option<Arc<Session>>, handler: u32) {
+        if let Err(refused) = self.bridge.ask(stanza, session, handler, self.now()) {
+            self.metrics.refused.inc();
+            self.answered(refused);
+        }
+    }
+
+    pub(crate) fn log_store_error(&self, event: &'static str, error: &StoreError) {
+        self.metrics.store_errors.inc();
+        self.bridge.log(ERROR, event, vec![("reason", error.to_string())]);
+    }
+
+    /// Whether the node is going down.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
+    }
+}
+
+/// Rounds of effects that one transition may cause by finding sessions over: each round ends one
+/// session at least, so this is only a backstop.
+const MAX_ROUNDS: usize = 64;
+
+/// Python's `logging.ERROR`.
+pub(crate) const ERROR: u8 = 40;
+/// Python's `logging.INFO`.
+pub(crate) const INFO: u8 = 20;
+
+/// Too many wait for this entity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Busy;
+
+impl From<Busy> for StanzaError {
+    fn from(_: Busy) -> Self {
+        Self::new(StanzaCondition::ResourceConstraint).with_text("the server is busy, try again")
+    }
+}
+
+/// The stanza error for what the store said.
+pub(crate) fn store_error(error: &StoreError) -> StanzaError {
+    match error {
+        StoreError::Busy | StoreError::Closed => Busy.into(),
+        StoreError::Full(what) => StanzaError::new(StanzaCondition::ResourceConstraint).with_text(*what),
+        StoreError::NoAccount => StanzaCondition::ItemNotFound.into(),
+        StoreError::Exists => StanzaCondition::Conflict.into(),
+        StoreError::Engine(_) => StanzaCondition::InternalServerError.into(),
+    }
+}

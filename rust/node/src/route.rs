@@ -1,0 +1,272 @@
+//! Whose a stanza is: a served domain's, an account's, a component's, or somebody's elsewhere.
+
+use crate::node::{Busy, Node, Routes};
+use antiphon_net::gateway::Flow;
+use antiphon_net::session::Session;
+use antiphon_routing::effect::{Effects, Local, Origin};
+use antiphon_routing::matching::Target;
+use antiphon_routing::store::StoreError;
+use antiphon_routing::user::User;
+use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError, StanzaKind};
+use antiphon_xmpp::{Jid, ns};
+use std::sync::Arc;
+
+/// To whom a stanza goes.
+enum Addressee {
+    Host,
+    Account,
+    Component(Arc<Session>),
+    Elsewhere,
+}
+
+/// Whether this answers a request, or reports an error: never answered itself.
+fn is_request(stanza: &Stanza) -> bool {
+    stanza.kind == StanzaKind::Iq && matches!(stanza.type_str(), "get" | "set")
+}
+
+impl Node {
+    fn addressee(&self, to: &Jid) -> Addressee {
+        if self.live.load().is_host(to.domain()) {
+            return if to.local().is_none() { Addressee::Host } else { Addressee::Account };
+        }
+        match self.components.read().get(to.domain()) {
+            Some(session) => Addressee::Component(Arc::clone(session)),
+            None => Addressee::Elsewhere,
+        }
+    }
+
+    /// A stanza from a bound session here.
+    pub(crate) fn from_session(self: &Arc<Self>, session: &Arc<Session>, stanza: Stanza, seq: u64) -> Flow {
+        self.metrics.received(stanza.kind);
+        if stanza.kind == StanzaKind::Iq
+            && let Some(flow) = self.iq_from_session(session, &stanza)
+        {
+            session.handled(seq);
+            return flow;
+        }
+        if stanza.kind == StanzaKind::Presence {
+            self.look_at_caps(&stanza);
+        }
+        let origin = (seq > 0).then_some(Origin { session: session.id, seq });
+        let id = session.id;
+        let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+            if let Ok(user) = user {
+                user.outgoing(id, stanza, node.now(), &node.live.load().policy, fx);
+            }
+        };
+        let mut routes = Routes::new();
+        // The entity of a bound session is in memory, so the job has run.
+        let _ = self.with_user(&session.jid, job, &mut routes);
+        let mut is_later = false;
+        while let Some(stanza) = routes.pop_front() {
+            // The message itself and no answer or notice that it caused.
+            let is_own = stanza.kind == StanzaKind::Message && stanza.from.as_ref() == Some(&session.jid);
+            is_later |= self.route_one(stanza, origin.filter(|_| is_own), &mut routes);
+        }
+        if !is_later {
+            session.handled(seq);
+        }
+        Flow::Go
+    }
+
+    /// IQs of a session to the server and to its own account. `None`: to somebody else.
+    fn iq_from_session(self: &Arc<Self>, session: &Arc<Session>, stanza: &Stanza) -> Option<Flow> {
+        let is_own = stanza.to.as_ref().is_none_or(|to| to.is_bare() && to.as_str() == session.jid.bare_str());
+        let target = if is_own {
+            Target::Account
+        } else {
+            let to = stanza.to.as_ref()?;
+            if to.local().is_some() || !self.live.load().is_host(to.domain()) {
+                return None;
+            }
+            Target::Host
+        };
+        if !is_request(stanza) {
+            self.requests.answer(stanza, &self.bridge);
+            return Some(Flow::Go);
+        }
+        let mut stanza = stanza.clone();
+        if is_own && stanza.to.is_none() {
+            // Python sees whom it is for; the answer still comes without a sender (RFC 6120 §8.1.2).
+            stanza.to = Some(session.jid.bare());
+        }
+        Some(self.serve_iq(stanza, target, Some(session)))
+    }
+
+    /// Answers an IQ get or set on behalf of the server or an account.
+    fn serve_iq(self: &Arc<Self>, stanza: Stanza, target: Target, session: Option<&Arc<Session>>) -> Flow {
+        let live = self.live.load();
+        let is_set = stanza.type_str() == "set";
+        let found = stanza.payload.children.first().and_then(|child| {
+            if !is_set && live.config.modules.ping && &*child.ns == ns::PING && &*child.name == "ping" {
+                return Some(Ok(()));
+            }
+            live.matches.find(target, is_set, &child.ns, &child.name).map(Err)
+        });
+        match found {
+            Some(Ok(())) => self.answer_to(session, stanza.result()),
+            Some(Err((handler, is_ordered))) => {
+                if let Some(session) = session.filter(|_| is_ordered) {
+                    // Before Python can answer and release.
+                    session.hold();
+                }
+                self.ask(stanza, session.map(Arc::clone), handler);
+            }
+            None => self.bounce_to(session, &stanza, &StanzaCondition::ServiceUnavailable.into()),
+        }
+        Flow::Go
+    }
+
+    fn answer_to(self: &Arc<Self>, session: Option<&Arc<Session>>, answer: Stanza) {
+        match session {
+            Some(session) => {
+                // A session that is over needs no answer.
+                let _ = session.deliver(answer, None, self.now());
+            }
+            None => {
+                self.route(answer, None);
+            }
+        }
+    }
+
+    fn bounce_to(self: &Arc<Self>, session: Option<&Arc<Session>>, stanza: &Stanza, error: &StanzaError) {
+        if let Some(answer) = stanza.error(error) {
+            self.answer_to(session, answer);
+        }
+    }
+
+    /// Routes a stanza and all that follows from it.
+    pub(crate) fn route(self: &Arc<Self>, stanza: Stanza, origin: Option<Origin>) -> bool {
+        let mut routes = Routes::new();
+        let is_later = self.route_one(stanza, origin, &mut routes);
+        self.route_all(routes);
+        is_later
+    }
+
+    pub(crate) fn route_all(self: &Arc<Self>, mut routes: Routes) {
+        while let Some(stanza) = routes.pop_front() {
+            self.route_one(stanza, None, &mut routes);
+        }
+    }
+
+    /// Routes one stanza; what follows from it joins `routes`. `true`: the stanza of `origin` is
+    /// handled later, when the store has committed.
+    fn route_one(self: &Arc<Self>, stanza: Stanza, origin: Option<Origin>, routes: &mut Routes) -> bool {
+        let Some(to) = stanza.to.clone() else { return false };
+        match self.addressee(&to) {
+            Addressee::Host => {
+                self.to_host(stanza, &to);
+                false
+            }
+            Addressee::Account => self.to_account(stanza, &to, origin, routes),
+            Addressee::Component(session) => {
+                if session.deliver(stanza.clone(), None, self.now()).is_err() {
+                    routes.extend(stanza.error(&StanzaCondition::ServiceUnavailable.into()));
+                }
+                false
+            }
+            Addressee::Elsewhere => {
+                // RFC 6120 §10.4: there is no way to another server from here.
+                let condition = if self.is_component(to.domain()) {
+                    StanzaCondition::ServiceUnavailable
+                } else {
+                    StanzaCondition::RemoteServerNotFound
+                };
+                if stanza.kind != StanzaKind::Presence || stanza.type_.is_none() {
+                    routes.extend(stanza.error(&condition.into()).filter(|_| stanza.kind != StanzaKind::Presence));
+                }
+                false
+            }
+        }
+    }
+
+    fn is_component(&self, domain: &str) -> bool {
+        self.live.load().config.components.iter().any(|c| c.domain == domain)
+    }
+
+    /// A stanza to a served domain that comes from no session here, or is no IQ.
+    fn to_host(self: &Arc<Self>, stanza: Stanza, to: &Jid) {
+        match stanza.kind {
+            StanzaKind::Iq if is_request(&stanza) && to.is_bare() => {
+                self.serve_iq(stanza, Target::Host, None);
+            }
+            StanzaKind::Iq if is_request(&stanza) => {
+                self.bounce_to(None, &stanza, &StanzaCondition::ServiceUnavailable.into());
+            }
+            StanzaKind::Iq => self.requests.answer(&stanza, &self.bridge),
+            StanzaKind::Message => self.bounce_to(None, &stanza, &StanzaCondition::ServiceUnavailable.into()),
+            // RFC 6121 §4.6: the server itself has no presence and no subscriptions.
+            StanzaKind::Presence => {}
+        }
+    }
+
+    fn to_account(self: &Arc<Self>, stanza: Stanza, to: &Jid, origin: Option<Origin>, routes: &mut Routes) -> bool {
+        if is_request(&stanza) && to.is_bare() {
+            self.iq_to_account(stanza, to, routes);
+            return false;
+        }
+        let mut slot = Some(stanza);
+        let taken = self.with_live_user(to, routes, |user, fx| {
+            if let Some(stanza) = slot.take() {
+                user.incoming(stanza, origin, self.now(), &self.live.load().policy, fx);
+            }
+            is_stored(fx)
+        });
+        match (taken, slot) {
+            (Some(is_stored), _) => origin.is_some() && is_stored,
+            (None, Some(stanza)) => self.to_account_later(stanza, to, origin, routes),
+            (None, None) => false,
+        }
+    }
+
+    /// The entity must be read first.
+    fn to_account_later(self: &Arc<Self>, stanza: Stanza, to: &Jid, origin: Option<Origin>, routes: &mut Routes) -> bool {
+        let copy = stanza.clone();
+        let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+            match user {
+                Ok(user) => user.incoming(stanza, origin, node.now(), &node.live.load().policy, fx),
+                Err(_) => fx.routes.extend(stanza.error(&Busy.into())),
+            }
+            if !is_stored(fx)
+                && let Some(origin) = origin
+                && let Some(session) = node.sessions.get(origin.session)
+            {
+                session.handled(origin.seq);
+            }
+        };
+        if self.with_user(to, job, routes).is_err() {
+            routes.extend(copy.error(&Busy.into()));
+            return false;
+        }
+        origin.is_some()
+    }
+
+    /// An IQ get or set to a bare JID, from somebody else: the server answers, the same whether the
+    /// account refuses or does not exist (RFC 6120 §13.11).
+    fn iq_to_account(self: &Arc<Self>, stanza: Stanza, to: &Jid, routes: &mut Routes) {
+        let copy = stanza.clone();
+        let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+            let is_served = user.is_ok_and(|user| {
+                user.exists() && !stanza.from.as_ref().is_some_and(|from| user.is_blocked(from))
+            });
+            let child = stanza.payload.children.first();
+            let is_set = stanza.type_str() == "set";
+            let live = node.live.load();
+            let is_ping = child.is_some_and(|c| !is_set && &*c.ns == ns::PING && &*c.name == "ping");
+            let found = child.and_then(|c| live.matches.find(Target::Account, is_set, &c.ns, &c.name));
+            match found {
+                _ if is_served && is_ping && live.config.modules.ping => fx.routes.push(stanza.result()),
+                Some((handler, _)) if is_served => fx.local.push(Local::Ask { handler, stanza, session: None }),
+                _ => fx.routes.extend(stanza.error(&StanzaCondition::ServiceUnavailable.into())),
+            }
+        };
+        if self.with_user(to, job, routes).is_err() {
+            routes.extend(copy.error(&Busy.into()));
+        }
+    }
+}
+
+/// Whether a write will say when the stanza is handled.
+fn is_stored(fx: &Effects) -> bool {
+    fx.local.iter().any(|effect| matches!(effect, Local::Store { origin: Some(_), .. }))
+}

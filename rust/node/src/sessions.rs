@@ -1,0 +1,172 @@
+//! The sessions whose sockets are here, and those that can be resumed (XEP-0198).
+
+use antiphon_net::session::Session;
+use antiphon_routing::SessionId;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+const LOCKS: usize = 64;
+/// Ended sessions whose `h` is still known, for `<failed h=…/>`.
+const REMEMBERED: usize = 10_000;
+
+/// What lets a session be resumed.
+#[derive(Debug, Clone)]
+pub struct Resumable {
+    /// Names it.
+    pub id: String,
+    /// Seconds it is kept for.
+    pub seconds: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    session: Arc<Session>,
+    resumable: Option<Resumable>,
+    /// When a session without connection ends, ms since 1970; 0 while it has one.
+    ends_ms: u64,
+}
+
+/// All sessions of this process.
+#[derive(Debug)]
+pub struct Sessions {
+    entries: Box<[RwLock<HashMap<u64, Entry>>]>,
+    by_resume_id: Mutex<HashMap<String, u64>>,
+    ended: Mutex<(HashMap<String, u32>, VecDeque<String>)>,
+    next: AtomicU64,
+    count: AtomicUsize,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            entries: (0..LOCKS).map(|_| RwLock::default()).collect(),
+            by_resume_id: Mutex::default(),
+            ended: Mutex::default(),
+            next: AtomicU64::new(1),
+            count: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Sessions {
+    fn slice(&self, number: u64) -> &RwLock<HashMap<u64, Entry>> {
+        &self.entries[number as usize % LOCKS]
+    }
+
+    /// A number never used before.
+    pub fn next_number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Enters a session.
+    pub fn insert(&self, session: Arc<Session>) {
+        let number = session.id.number;
+        let entry = Entry { session, resumable: None, ends_ms: 0 };
+        self.slice(number).write().insert(number, entry);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Finds one.
+    #[must_use]
+    pub fn get(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.slice(id.number).read().get(&id.number).map(|e| Arc::clone(&e.session))
+    }
+
+    /// Makes a session resumable.
+    pub fn enable(&self, id: SessionId, resumable: Resumable) {
+        self.by_resume_id.lock().insert(resumable.id.clone(), id.number);
+        if let Some(entry) = self.slice(id.number).write().get_mut(&id.number) {
+            entry.resumable = Some(resumable);
+        }
+    }
+
+    /// The session lost its connection: `true` if it now waits to be resumed.
+    pub fn detached(&self, id: SessionId, now_ms: u64) -> bool {
+        let mut slice = self.slice(id.number).write();
+        let Some(entry) = slice.get_mut(&id.number) else { return false };
+        let Some(resumable) = &entry.resumable else { return false };
+        entry.ends_ms = now_ms + u64::from(resumable.seconds) * 1000;
+        true
+    }
+
+    /// The session has a connection again.
+    pub fn attached(&self, id: SessionId) {
+        if let Some(entry) = self.slice(id.number).write().get_mut(&id.number) {
+            entry.ends_ms = 0;
+        }
+    }
+
+    /// The session with this resumption id.
+    #[must_use]
+    pub fn by_resume_id(&self, id: &str) -> Option<Arc<Session>> {
+        let number = *self.by_resume_id.lock().get(id)?;
+        self.slice(number).read().get(&number).map(|e| Arc::clone(&e.session))
+    }
+
+    /// What an ended session had handled, if that is still known.
+    #[must_use]
+    pub fn last_h(&self, resume_id: &str) -> Option<u32> {
+        self.ended.lock().0.get(resume_id).copied()
+    }
+
+    /// Takes a session out; `false`: it was out already.
+    pub fn remove(&self, session: &Session) -> bool {
+        let number = session.id.number;
+        let Some(entry) = self.slice(number).write().remove(&number) else { return false };
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        if let Some(resumable) = entry.resumable {
+            self.by_resume_id.lock().remove(&resumable.id);
+            if let Some((h, _)) = session.inbound() {
+                self.remember(resumable.id, h);
+            }
+        }
+        true
+    }
+
+    fn remember(&self, id: String, h: u32) {
+        let mut ended = self.ended.lock();
+        if ended.1.len() >= REMEMBERED
+            && let Some(oldest) = ended.1.pop_front()
+        {
+            ended.0.remove(&oldest);
+        }
+        ended.0.insert(id.clone(), h);
+        ended.1.push_back(id);
+    }
+
+    /// Sessions whose time to be resumed is over; `u64::MAX`: all without a connection.
+    #[must_use]
+    pub fn expired(&self, now_ms: u64) -> Vec<Arc<Session>> {
+        let mut all = Vec::new();
+        for slice in &self.entries {
+            let slice = slice.read();
+            let expired = slice.values().filter(|e| e.ends_ms > 0 && e.ends_ms <= now_ms);
+            all.extend(expired.map(|e| Arc::clone(&e.session)));
+        }
+        all
+    }
+
+    /// All sessions.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        let mut all = Vec::new();
+        for slice in &self.entries {
+            all.extend(slice.read().values().map(|e| Arc::clone(&e.session)));
+        }
+        all
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

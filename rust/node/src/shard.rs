@@ -1,0 +1,160 @@
+//! Entities in memory: one lock for each slice of them, none held while another is taken.
+
+use antiphon_routing::effect::Effects;
+use antiphon_routing::store::StoreError;
+use antiphon_routing::user::User;
+use antiphon_xmpp::Jid;
+use hashbrown::HashTable;
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::node::Node;
+
+/// Locks; a power of two.
+const LOCKS: usize = 256;
+/// Jobs that may wait for one entity to be read.
+const WAITING: usize = 1_000;
+/// Entities without sessions that one lock keeps, so that traffic to users who are offline does
+/// not read each of them again.
+const IDLE: usize = 128;
+
+/// Something to do with an entity: run under its lock once it is there.
+pub type Job = Box<dyn FnOnce(&Arc<Node>, Result<&mut User, &StoreError>, &mut Effects) + Send>;
+
+/// An entity that is there, or is being read.
+pub enum Slot {
+    /// Being read; what waits for it.
+    Loading(Jid, VecDeque<Job>),
+    /// There.
+    Live(Box<User>, Touch),
+}
+
+/// What is known about the use of an entity.
+#[derive(Debug, Clone, Copy)]
+pub struct Touch {
+    /// When it was last used, seconds.
+    pub at_s: u64,
+    /// Made for one anonymous session: nothing of it is stored.
+    pub is_temporary: bool,
+}
+
+impl Slot {
+    fn bare(&self) -> &str {
+        match self {
+            Self::Loading(jid, _) => jid.as_str(),
+            Self::Live(user, _) => user.jid().as_str(),
+        }
+    }
+}
+
+/// One slice of the entities.
+#[derive(Default)]
+pub struct Shard {
+    slots: HashTable<Slot>,
+    /// Since the last look at those without sessions.
+    inserted: usize,
+}
+
+/// What [`Shard::find`] found.
+pub enum Found<'a> {
+    /// Ready.
+    Live(&'a mut User, &'a mut Touch),
+    /// Not yet; add a job.
+    Loading(&'a mut VecDeque<Job>),
+    /// Not in memory.
+    Missing,
+}
+
+/// All of them.
+pub struct Shards(Box<[Mutex<Shard>]>);
+
+impl Default for Shards {
+    fn default() -> Self {
+        Self((0..LOCKS).map(|_| Mutex::default()).collect())
+    }
+}
+
+/// The hash that finds an entity and its shard.
+#[must_use]
+pub fn hash(bare: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bare.as_bytes())
+}
+
+impl Shards {
+    /// The slice an entity is in, locked.
+    pub fn lock(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        // The table uses the high bits.
+        self.0[hash as usize & (LOCKS - 1)].lock()
+    }
+
+    /// Each slice in turn, locked.
+    pub fn each(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
+        self.0.iter().map(Mutex::lock)
+    }
+}
+
+impl Shard {
+    /// Looks an entity up.
+    pub fn find(&mut self, hash: u64, bare: &str) -> Found<'_> {
+        match self.slots.find_mut(hash, |slot| slot.bare() == bare) {
+            None => Found::Missing,
+            Some(Slot::Live(user, touch)) => Found::Live(user, touch),
+            Some(Slot::Loading(_, jobs)) => Found::Loading(jobs),
+        }
+    }
+
+    /// Enters an entity.
+    pub fn insert(&mut self, hash: u64, slot: Slot) {
+        self.inserted += 1;
+        if self.inserted >= IDLE {
+            self.inserted = 0;
+            self.evict(0);
+        }
+        self.slots.insert_unique(hash, slot, |slot| self::hash(slot.bare()));
+    }
+
+    /// Takes an entity out.
+    pub fn remove(&mut self, hash: u64, bare: &str) -> Option<Slot> {
+        let found = self.slots.find_entry(hash, |slot| slot.bare() == bare).ok()?;
+        Some(found.remove().0)
+    }
+
+    /// Forgets entities without sessions that were last used before `before_s`, or all but the
+    /// bound of them.
+    pub fn evict(&mut self, before_s: u64) {
+        let mut kept = 0;
+        self.slots.retain(|slot| match slot {
+            Slot::Loading(..) => true,
+            Slot::Live(user, _) if !user.is_idle() => true,
+            Slot::Live(_, touch) => {
+                kept += 1;
+                touch.at_s >= before_s && kept <= IDLE
+            }
+        });
+        if self.slots.capacity() > 64 && self.slots.len() * 4 < self.slots.capacity() {
+            self.slots.shrink_to_fit(|slot| hash(slot.bare()));
+        }
+    }
+
+    /// How many entities are in memory.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
+/// Adds a job that waits for its entity. `Err`: too many wait.
+pub fn enqueue(jobs: &mut VecDeque<Job>, job: Job) -> Result<(), Job> {
+    if jobs.len() >= WAITING {
+        return Err(job);
+    }
+    jobs.push_back(job);
+    Ok(())
+}
