@@ -230,7 +230,7 @@ class Node(_Part):
     """The node itself."""
 
     async def stats(self) -> dict[str, int]:
-        """Counters by name; `uptime_s`, `sessions`, `connections` and `messages` at least."""
+        """Counters by name; `uptime_s` and `sessions` at least."""
         return _as(dict, await self._link.call("node.stats"))
 
 

@@ -232,9 +232,9 @@ def _check(features: Sequence[Declaration]) -> None:
                 raise DeclarationError(f"{feature.name} requires {required}, which is not there")
         for handler in feature.handlers:
             key = (handler.target == "host", handler.is_set, handler.ns, handler.name)
-            other = claimed.setdefault(key, feature.name)
-            if other != feature.name:
-                raise DeclarationError(f"{other} and {feature.name} both answer {key}")
+            if key in claimed:
+                raise DeclarationError(f"{claimed[key]} and {feature.name} both answer {key}")
+            claimed[key] = feature.name
 
 
 def _enabled(features: Sequence[Declaration], config: HostSettings) -> frozenset[str]:
