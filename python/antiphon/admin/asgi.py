@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
-
-from msgspec import Struct
 
 from antiphon._core import HttpRequest
 
@@ -29,7 +27,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
-class HttpAnswer(Struct, frozen=True):
+class HttpAnswer(NamedTuple):
     """What goes back to the core."""
 
     status: int

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from antiphon.metrics.export import CONTENT_TYPE, Meters
+from antiphon.metrics.export import CONTENT_TYPE, Meters, classic
 from antiphon.metrics.names import HTTP_REQUESTS
 
 PATHS = frozenset(
@@ -74,11 +74,7 @@ class _Pages:
 
     async def metrics(self, _request: Request) -> Response:
         """Both halves in one text."""
-        text = self._view.core_metrics()
-        if text and not text.endswith("\n"):
-            text += "\n"
-        # The OpenMetrics end mark, if the core writes one, may only stand at the very end.
-        text = text.removesuffix("# EOF\n") + self._meters.text()
+        text = classic(self._view.core_metrics()) + self._meters.text()
         return Response(text, headers={**_UNCACHED, "content-type": CONTENT_TYPE})
 
     async def host_meta(self, request: Request) -> Response:

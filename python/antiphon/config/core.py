@@ -96,9 +96,12 @@ def core_config(
 ) -> CoreConfig:
     """`config` as the core wants it; what the features say of themselves comes from the registry.
 
-    `is_offline` leaves out every listener: for commands on the data of a node that is stopped.
+    `is_offline` leaves out every listener and certificate: for commands on the data of a node
+    that is stopped.
     """
     listeners = () if is_offline else config.listeners()
+    if is_offline:
+        hosts = [msgspec.structs.replace(host, certificate=None, key=None) for host in hosts]
     return CoreConfig(
         node_name=config.node.name,
         data_dir=config.data_dir,
@@ -108,7 +111,7 @@ def core_config(
         auth=CoreAuth(
             mechanisms=_mechanisms(config),
             scram_iterations=config.auth.scram_iterations,
-            client_ca=config.auth.client_ca,
+            client_ca=None if is_offline else config.auth.client_ca,
             allow_plaintext=config.auth.allow_plaintext,
         ),
         storage=CoreStorage(backend=config.storage.backend),

@@ -12,8 +12,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MOST_SERIES = 500
 """Label sets of one metric at most; further ones are counted with every label `other`."""
 
+_NAMES = frozenset(metric.name for metric in ALL)
+
 Reading = Callable[[], Mapping[tuple[str, ...], float]]
-"""Reads a gauge: values by the values of its labels."""
+"""Reads a metric: values by the values of its labels."""
 
 
 class Meters:
@@ -32,9 +34,9 @@ class Meters:
             labels = ("other",) * len(metric.labels)
         series[labels] = series.get(labels, 0) + by
 
-    def gauge(self, metric: Metric, read: Reading) -> None:
-        """Names what a gauge is read from when metrics are shown."""
-        self._read[metric] = read
+    def read(self, metric: Metric, reading: Reading) -> None:
+        """Names what a gauge, or a counter kept elsewhere, is read from when metrics are shown."""
+        self._read[metric] = reading
 
     def value(self, metric: Metric, *labels: str) -> float:
         """A counter's value, 0 if nothing was counted."""
@@ -44,10 +46,10 @@ class Meters:
         """Everything, in the text format."""
         parts: list[str] = []
         for metric in PYTHON:
-            if metric.kind == "counter":
-                parts += exposition(metric, self._counted[metric])
-            elif metric in self._read:
+            if metric in self._read:
                 parts += exposition(metric, self._read[metric]())
+            elif metric.kind == "counter":
+                parts += exposition(metric, self._counted[metric])
         return "".join(parts)
 
 
@@ -77,6 +79,25 @@ def exposition(metric: Metric, series: Mapping[tuple[str, ...], float]) -> Itera
         yield (
             f"{metric.name}{{{pairs}}} {value:.17g}\n" if pairs else f"{metric.name} {value:.17g}\n"
         )
+
+
+def classic(text: str) -> str:
+    """The core's OpenMetrics text in the older format, which every scraper reads.
+
+    There a counter's description carries the whole name, and there is no unit and no end mark.
+    """
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith(("# UNIT ", "# EOF")):
+            continue
+        mark, _, rest = line.partition(" ")[2].partition(" ")
+        if line.startswith("# ") and mark in ("HELP", "TYPE"):
+            name, _, described = rest.partition(" ")
+            total = f"{name}_total"
+            is_counter = total in _NAMES or f"\n{total}{{" in text or f"\n{total} " in text
+            line = f"# {mark} {total if is_counter else name} {described}"
+        lines.append(line)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def reference(metrics: Sequence[Metric] = ALL) -> str:

@@ -63,6 +63,23 @@ CERTIFICATE_END = Metric(
     labels=("domain",),
 )
 
+BRIDGE = {
+    field: Metric(name=f"antiphon_bridge_{field}_total", kind="counter", help=text)
+    for field, text in (
+        ("events", "Events drained from the core."),
+        ("iqs", "IQs handed to Python handlers."),
+        ("errors", "IQs that a handler answered with an error."),
+        ("faults", "Handlers that failed by a fault of the server."),
+        ("deadlines", "Handlers that were ended at their deadline."),
+        ("rejected", "Requests refused because too many were under way."),
+        ("http", "HTTP requests handed to Python."),
+        ("calls", "Calls of Python to the core."),
+        ("batches", "Batches of actions given to the core."),
+        ("bad_actions", "Batches that the core refused."),
+    )
+}
+"""The counts of the bridge, by their fields."""
+
 PYTHON = (
     BUILD_INFO,
     START_TIME,
@@ -72,10 +89,126 @@ PYTHON = (
     HTTP_REQUESTS,
     ADMIN_COMMANDS,
     CERTIFICATE_END,
+    *BRIDGE.values(),
 )
 """What the Python half counts."""
 
-CORE: tuple[Metric, ...] = ()
+CORE = (
+    Metric(
+        name="antiphon_stanzas_received_total",
+        kind="counter",
+        help="Stanzas that clients sent.",
+        labels=("kind",),
+    ),
+    Metric(
+        name="antiphon_stanzas_delivered_total",
+        kind="counter",
+        help="Stanzas put on clients' queues.",
+        labels=("kind",),
+    ),
+    Metric(
+        name="antiphon_connections_accepted_total",
+        kind="counter",
+        help="Connections accepted.",
+    ),
+    Metric(
+        name="antiphon_connections_refused_total",
+        kind="counter",
+        help="Connections refused by a limit.",
+    ),
+    Metric(
+        name="antiphon_tls_failures_total",
+        kind="counter",
+        help="TLS handshakes that failed.",
+    ),
+    Metric(
+        name="antiphon_connection_panics_total",
+        kind="counter",
+        help="Connections ended by a fault of the server.",
+    ),
+    Metric(
+        name="antiphon_clients_throttled_total",
+        kind="counter",
+        help="Times a client was slowed down by its rate limit.",
+    ),
+    Metric(
+        name="antiphon_queue_overflows_total",
+        kind="counter",
+        help="Sessions ended because their client did not read.",
+    ),
+    Metric(
+        name="antiphon_requests_refused_total",
+        kind="counter",
+        help="Requests refused because Python was busy.",
+    ),
+    Metric(
+        name="antiphon_store_errors_total",
+        kind="counter",
+        help="Operations that the store refused or failed.",
+    ),
+    Metric(
+        name="antiphon_auth_failures_total",
+        kind="counter",
+        help="Failed logins.",
+    ),
+    Metric(
+        name="antiphon_sessions_resumed_total",
+        kind="counter",
+        help="Sessions resumed.",
+    ),
+    Metric(
+        name="antiphon_socket_sent_bytes_total",
+        kind="counter",
+        help="Sent on sockets.",
+    ),
+    Metric(
+        name="antiphon_socket_received_bytes_total",
+        kind="counter",
+        help="Received on sockets.",
+    ),
+    Metric(
+        name="antiphon_logins_total",
+        kind="counter",
+        help="Successful logins.",
+        labels=("mechanism",),
+    ),
+    Metric(
+        name="antiphon_stream_errors_total",
+        kind="counter",
+        help="Streams ended by the server.",
+        labels=("condition",),
+    ),
+    Metric(
+        name="antiphon_crossings_total",
+        kind="counter",
+        help="Events that crossed into Python.",
+    ),
+    Metric(
+        name="antiphon_logs_lost_total",
+        kind="counter",
+        help="Log records dropped because Python was behind.",
+    ),
+    Metric(
+        name="antiphon_sessions",
+        kind="gauge",
+        help="Bound sessions.",
+    ),
+    Metric(
+        name="antiphon_connections",
+        kind="gauge",
+        help="Open connections.",
+    ),
+    Metric(
+        name="antiphon_entities",
+        kind="gauge",
+        help="Entities in memory.",
+    ),
+    Metric(
+        name="antiphon_bridge_queue",
+        kind="gauge",
+        help="Events that wait for Python.",
+    ),
+)
 """What the Rust half counts; a test compares these rows with what a node shows."""
 
 ALL = (*CORE, *PYTHON)

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from antiphon.metrics import names
-from antiphon.metrics.export import MOST_SERIES, CountingHandler, Meters, reference
+from antiphon.metrics.export import MOST_SERIES, CountingHandler, Meters, classic, reference
 from antiphon.metrics.names import Metric
 
 LINE = re.compile(r'^[a-z_]+(\{[a-z_]+="(\\.|[^"\\])*"(,[a-z_]+="(\\.|[^"\\])*")*\})? \S+$')
@@ -25,8 +25,8 @@ def test_every_line_is_in_the_text_format() -> None:
     meters = Meters()
     meters.count(names.RELOADS, "ok")
     meters.count(names.LOG_RECORDS, "error", 'a "quoted" \\ event\nwith a break')
-    meters.gauge(names.READY, lambda: {(): 1})
-    meters.gauge(names.BUILD_INFO, lambda: {("0.1.0", "a"): 1})
+    meters.read(names.READY, lambda: {(): 1})
+    meters.read(names.BUILD_INFO, lambda: {("0.1.0", "a"): 1})
     lines = meters.text().splitlines()
     assert "antiphon_ready 1" in lines
     assert 'antiphon_reloads_total{result="ok"} 1' in lines
@@ -61,6 +61,33 @@ def test_warnings_and_errors_are_counted_by_their_event() -> None:
     log.warning("certificate ends soon", extra={"host": "a"})
     assert meters.value(names.LOG_RECORDS, "warning", "certificate ends soon") == 1
     assert meters.value(names.LOG_RECORDS, "info", "nothing") == 0
+
+
+def test_the_core_s_text_becomes_the_older_format() -> None:
+    text = (
+        "# HELP antiphon_socket_sent_bytes Sent on sockets.\n"
+        "# TYPE antiphon_socket_sent_bytes counter\n"
+        "# UNIT antiphon_socket_sent_bytes bytes\n"
+        "antiphon_socket_sent_bytes_total 5\n"
+        "# HELP antiphon_logins Successful logins.\n"
+        "# TYPE antiphon_logins counter\n"
+        'antiphon_logins_total{mechanism="PLAIN"} 1\n'
+        "# HELP antiphon_sessions Bound sessions.\n"
+        "# TYPE antiphon_sessions gauge\n"
+        "antiphon_sessions 2\n"
+        "# EOF\n"
+    )
+    assert classic(text) == (
+        "# HELP antiphon_socket_sent_bytes_total Sent on sockets.\n"
+        "# TYPE antiphon_socket_sent_bytes_total counter\n"
+        "antiphon_socket_sent_bytes_total 5\n"
+        "# HELP antiphon_logins_total Successful logins.\n"
+        "# TYPE antiphon_logins_total counter\n"
+        'antiphon_logins_total{mechanism="PLAIN"} 1\n'
+        "# HELP antiphon_sessions Bound sessions.\n"
+        "# TYPE antiphon_sessions gauge\n"
+        "antiphon_sessions 2\n"
+    )
 
 
 def test_the_reference_has_a_row_for_every_metric() -> None:
