@@ -59,7 +59,7 @@ impl User {
                 session: s.id,
                 jid: s.jid.clone(),
                 priority: s.presence.as_ref().map(|p| p.priority),
-                presence: s.presence.as_ref().map(|p| p.stanza.element()),
+                presence: s.presence.as_ref().map(|p| p.stanza(&s.jid).element()),
                 has_carbons: s.has_carbons(),
             })
             .collect()

@@ -20,6 +20,7 @@ use blocking::BlockList;
 use offline::{Backlog, Reading};
 use presence::Available;
 use roster::Roster;
+pub use roster::item_element;
 
 /// Limits and policies an entity obeys; shared by all. A limit of 0 is none.
 #[derive(Debug, Clone)]
@@ -232,7 +233,8 @@ pub struct User {
 
 impl User {
     /// Takes up an entity; `None`: there is no such account (it then answers as RFC 6121 §8.5.1
-    /// asks). Once the account has been made, the entity must be taken up anew.
+    /// asks). Once the account has been made, the entity must be taken up anew. A record that could
+    /// not be read is no missing account: as one, it would end its contacts' subscriptions.
     #[must_use]
     pub fn new(jid: Jid, record: Option<UserRecord>) -> Self {
         let is_there = record.is_some();
@@ -252,6 +254,18 @@ impl User {
             last_status: record.last_status.into(),
             pushes: 0,
         }
+    }
+
+    /// The bare JID.
+    #[must_use]
+    pub fn jid(&self) -> &Jid {
+        &self.jid
+    }
+
+    /// Whether the account exists.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.is_there
     }
 
     /// Whether nothing would be lost by forgetting it: no sessions, nothing pending.

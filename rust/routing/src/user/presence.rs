@@ -2,25 +2,52 @@
 
 use super::subscription::{Verb, bounce};
 use super::{Turn, User};
+use antiphon_xmpp::stanza::Payload;
 use antiphon_xmpp::{Jid, Stanza, StanzaCondition, StanzaError, StanzaKind, ns};
+use std::sync::Arc;
 
 /// A presence older than this is stamped when a probe is answered with it (RFC 6121 §4.3.2).
 const STAMP_AFTER_MS: u64 = 60_000;
 /// Longest status kept for XEP-0012, bytes.
 const STATUS_BYTES: usize = 1024;
 
-/// The presence of an available session.
+/// The presence of an available session: what is its own in the stanza, since there are many.
 #[derive(Debug)]
 pub(super) struct Available {
-    /// As broadcast: `from` the full JID, no `to`.
-    pub stanza: Stanza,
+    id: Option<Arc<str>>,
+    lang: Option<Arc<str>>,
+    extra: Arc<str>,
+    payload: Arc<Payload>,
     pub priority: i8,
     /// When it was sent, ms since 1970.
     at_ms: u64,
     /// Since when the priority has been 0 or more without a break; `u64::MAX`: it is not.
     pub receiving_since_ms: u64,
-    /// Whether `stanza` carries its delay stamp.
+    /// Whether the payload carries its delay stamp.
     is_stamped: bool,
+}
+
+impl Available {
+    /// The presence as it was broadcast, without `to`.
+    pub fn stanza(&self, from: &Jid) -> Stanza {
+        Stanza {
+            id: self.id.clone(),
+            lang: self.lang.clone(),
+            extra: Arc::clone(&self.extra),
+            payload: Arc::clone(&self.payload),
+            ..Stanza::new(StanzaKind::Presence).from(from.clone())
+        }
+    }
+
+    /// Says when it was sent, if that is a while ago (RFC 6121 §4.3.2).
+    fn stamp(&mut self, from: &Jid, now_ms: u64) {
+        if self.is_stamped || now_ms.saturating_sub(self.at_ms) < STAMP_AFTER_MS {
+            return;
+        }
+        let delay = super::offline::delay(from.as_str(), self.at_ms);
+        self.payload = self.stanza(from).with_child(&delay).payload;
+        self.is_stamped = true;
+    }
 }
 
 /// The kinds of presence stanza that are not about subscriptions.
@@ -163,7 +190,10 @@ impl User {
             (true, since) => since,
         };
         session.presence = Some(Box::new(Available {
-            stanza: stanza.clone(),
+            id: stanza.id.clone(),
+            lang: stanza.lang.clone(),
+            extra: Arc::clone(&stanza.extra),
+            payload: Arc::clone(&stanza.payload),
             priority,
             at_ms: t.now_ms,
             receiving_since_ms,
@@ -185,10 +215,8 @@ impl User {
         let newcomer = &self.sessions[at];
         for session in self.sessions.iter().filter(|s| s.id != newcomer.id) {
             if let Some(presence) = &session.presence {
-                t.fx.deliver(
-                    newcomer.id,
-                    presence.stanza.clone().to(newcomer.jid.clone()),
-                );
+                let stanza = presence.stanza(&session.jid).to(newcomer.jid.clone());
+                t.fx.deliver(newcomer.id, stanza);
             }
         }
         self.deliver_requests(at, t);
@@ -286,13 +314,9 @@ impl User {
             let Some(presence) = session.presence.as_mut().filter(|_| is_shown) else {
                 continue;
             };
-            if !presence.is_stamped && now_ms.saturating_sub(presence.at_ms) >= STAMP_AFTER_MS {
-                let delay = super::offline::delay(session.jid.as_str(), presence.at_ms);
-                presence.stanza = presence.stanza.clone().with_child(&delay);
-                presence.is_stamped = true;
-            }
+            presence.stamp(&session.jid, now_ms);
             is_answered = true;
-            t.fx.route(presence.stanza.clone().to(from.clone()));
+            t.fx.route(presence.stanza(&session.jid).to(from.clone()));
         }
         if is_answered {
             return;
@@ -306,8 +330,10 @@ impl User {
 
     /// The presence of every available session, to one who may now see it.
     pub(super) fn send_presence(&self, to: &Jid, t: &mut Turn) {
-        for presence in self.sessions.iter().filter_map(|s| s.presence.as_ref()) {
-            t.fx.route(presence.stanza.clone().to(to.clone()));
+        for session in &self.sessions {
+            if let Some(presence) = &session.presence {
+                t.fx.route(presence.stanza(&session.jid).to(to.clone()));
+            }
         }
     }
 

@@ -206,7 +206,7 @@ fn check(item: &RosterItem) -> Result<(), StanzaError> {
 }
 
 /// `<item/>` as in a push. RFC 6121 §2.1.2.
-fn item_element(item: &RosterItem) -> Element {
+pub fn item_element(item: &RosterItem) -> Element {
     let Subscription {
         to,
         from,
