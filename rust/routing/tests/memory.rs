@@ -1,5 +1,13 @@
 //! What an online user costs. In a process of its own: it looks at resident memory.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that panics has failed"
+)]
+
 use antiphon_routing::effect::Effects;
 use antiphon_routing::session::SessionId;
 use antiphon_routing::store::{RosterItem, Subscription, UserRecord};

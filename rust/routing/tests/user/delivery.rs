@@ -34,12 +34,14 @@ fn outcome(world: &mut World, to: &str, type_: &str) -> String {
     }
 }
 
+/// Condition, sessions, address; normal, chat, groupchat, headline.
+type Row<'a> = (&'a str, &'a [Option<i8>], &'a str, [&'a str; 4]);
+
 #[test]
 fn messages_follow_every_row_of_the_table() {
     let (bare, gone) = (ME.to_owned(), format!("{ME}/gone"));
     let r1 = format!("{ME}/r1");
-    // Condition, sessions, address; normal, chat, groupchat, headline.
-    let rows: [(&str, &[Option<i8>], &str, [&str; 4]); 13] = [
+    let rows: [Row; 13] = [
         ("no session", &[], &bare, ["O", "O", "E", "S"]),
         ("no session, full", &[], &gone, ["E", "O", "E", "S"]),
         ("not available", &[None], &bare, ["O", "O", "E", "S"]),

@@ -1,5 +1,13 @@
 //! The user entity, seen from outside: stanzas and calls in, effects out.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that panics has failed"
+)]
+
 mod blocking;
 mod calls;
 mod carbons;
