@@ -207,24 +207,32 @@ impl User {
     }
 
     /// Asks for the offline messages, for a session that takes messages (XEP-0160 #flow, rule 5),
-    /// unless there are none or another session is getting them.
+    /// unless there are none or another session is getting them. A session that is getting them
+    /// asks again behind what it has: should a page have been lost, this finds it.
     pub(super) fn read_offline(&mut self, at: usize, t: &mut Turn) {
-        let has_some = self.backlog.stored > 0 || self.backlog.is_unsure;
         let is_busy = |s: &Session| {
             s.reading
                 .as_ref()
                 .is_some_and(|r| r.progress != Progress::Idle)
         };
-        if !has_some || self.sessions.iter().any(is_busy) {
+        let is_reading = is_busy(&self.sessions[at]);
+        let has_some = self.backlog.stored > 0 || self.backlog.is_unsure;
+        if !is_reading && (!has_some || self.sessions.iter().any(is_busy)) {
             return;
         }
         let session = &mut self.sessions[at];
-        session.reading.get_or_insert_default().progress = Progress::Holding;
+        let reading = session.reading.get_or_insert_default();
+        let mut after = 0;
+        if is_reading {
+            after = reading.handed.1;
+        } else {
+            reading.progress = Progress::Holding;
+        }
         let (owner, session) = (self.jid.clone(), session.id);
         t.fx.local.push(Local::ReadOffline {
             owner,
             session,
-            after: 0,
+            after,
         });
     }
 
@@ -246,7 +254,9 @@ impl User {
         };
         let Some(last) = records.last().map(|r| r.id) else {
             reading.progress = Progress::Idle;
-            self.backlog = Backlog::new(0);
+            // Fewer than there should be: a write or a read has failed. The next one looks again.
+            self.backlog.is_unsure = self.backlog.stored > 0;
+            self.backlog.stored = 0;
             for (_, stanza) in reading.release() {
                 t.fx.deliver(session, stanza);
             }

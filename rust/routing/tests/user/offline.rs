@@ -304,3 +304,18 @@ fn the_count_goes_down_as_messages_are_handed_out() {
     world.unbind(1);
     assert_eq!(world.receive(chat("x")).writes.len(), 1);
 }
+
+#[test]
+fn a_read_that_failed_or_was_lost_is_made_up_for() {
+    let mut world = World::with_sessions(with_offline(2), &[None]);
+    world.available(1, 0);
+    // Failed: handed over as an empty page.
+    assert!(world.loaded(1, vec![]).is_empty());
+    assert_eq!(world.available(1, 1).reads, [(1, 0)]);
+    assert_eq!(world.loaded(1, vec![stored(1)]).reads, [(1, 1)]);
+    // Lost: the next presence asks behind what the session has.
+    assert_eq!(world.available(1, 2).reads, [(1, 1)]);
+    world.loaded(1, vec![stored(2)]);
+    world.loaded(1, vec![]);
+    assert!(world.available(1, 3).reads.is_empty());
+}
