@@ -136,7 +136,7 @@ impl User {
         for at in 0..self.sessions.len() {
             if wants(&self.sessions[at]) {
                 let copy = wrapper.clone().to(self.sessions[at].jid.clone());
-                self.hand(at, copy, t);
+                self.hand(at, copy, t.now_ms, t);
             }
         }
     }

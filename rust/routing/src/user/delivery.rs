@@ -44,7 +44,7 @@ impl User {
         if let Some(at) = self.session_by_jid(to) {
             let id = self.sessions[at].id;
             self.copy_received(&stanza, |s| s.id == id, t);
-            self.hand(at, stanza, t);
+            self.hand(at, stanza, t.now_ms, t);
             return;
         }
         // RFC 6121 §8.5.3.2.1: chat is as to the bare JID; the rest was meant for one client.
@@ -88,7 +88,7 @@ impl User {
                 stanza.clone()
             };
             if let Some(copy) = copy {
-                self.hand(at, copy, t);
+                self.hand(at, copy, t.now_ms, t);
             }
         }
     }
@@ -144,7 +144,7 @@ impl User {
         }
         let stanza = self.stamped(stanza, at_ms);
         for at in targets {
-            self.hand(at, stanza.clone(), t);
+            self.hand(at, stanza.clone(), at_ms, t);
         }
     }
 

@@ -155,8 +155,9 @@ fn stamp(at_ms: u64) -> String {
 }
 
 impl User {
-    /// Delivers a message to a session, behind the offline messages that are being read for it.
-    pub(super) fn hand(&mut self, at: usize, stanza: Stanza, t: &mut Turn) {
+    /// Delivers a message that came at `at_ms` to a session, behind the offline messages that are
+    /// being read for it.
+    pub(super) fn hand(&mut self, at: usize, stanza: Stanza, at_ms: u64, t: &mut Turn) {
         let session = &mut self.sessions[at];
         match session
             .reading
@@ -165,7 +166,7 @@ impl User {
         {
             None => t.fx.deliver(session.id, stanza),
             Some(reading) => {
-                for (_, stanza) in reading.hold(t.now_ms, stanza) {
+                for (_, stanza) in reading.hold(at_ms, stanza) {
                     t.fx.deliver(session.id, stanza);
                 }
             }
