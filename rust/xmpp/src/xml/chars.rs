@@ -39,7 +39,7 @@ pub(super) fn space_len(bytes: &[u8]) -> usize {
 }
 
 /// Whether `c` matches `Char` of XML 1.0 §2.2.
-pub(super) fn is_char(c: char) -> bool {
+pub fn is_char(c: char) -> bool {
     match c {
         '\t' | '\n' | '\r' => true,
         c if c < ' ' => false,

@@ -181,45 +181,56 @@ const NAMES: &[&str] = &[
     "x",
 ];
 
-/// Texts by their length; empty buckets where there is none.
-struct Table(Vec<Vec<&'static str>>);
+/// Texts by their length, each with its index; empty buckets where there is none.
+struct Table(Vec<Vec<(u16, &'static str)>>);
 
 impl Table {
     fn new(texts: &[&'static str]) -> Self {
         let longest = texts.iter().map(|t| t.len()).max().unwrap_or(0);
         let mut buckets = vec![Vec::new(); longest + 1];
-        for text in texts {
-            buckets[text.len()].push(*text);
+        for (index, text) in (0..).zip(texts) {
+            buckets[text.len()].push((index, *text));
         }
         Self(buckets)
     }
-    fn find(&self, text: &str) -> Option<&'static str> {
-        self.0
-            .get(text.len())?
-            .iter()
-            .find(|known| **known == text)
-            .copied()
+    fn find(&self, text: &str) -> Option<(u16, &'static str)> {
+        let bucket = self.0.get(text.len())?;
+        bucket.iter().find(|(_, known)| *known == text).copied()
     }
 }
 
 static NAMESPACE_TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(NAMESPACES));
 static NAME_TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(NAMES));
 
-/// The constant for a namespace that we know.
-pub(super) fn known_namespace(uri: &str) -> Option<&'static str> {
-    NAMESPACE_TABLE.find(uri)
+/// A namespace that we know, in two bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known(u16);
+
+impl Known {
+    /// Finds a namespace.
+    pub fn find(uri: &str) -> Option<Self> {
+        NAMESPACE_TABLE.find(uri).map(|(index, _)| Self(index))
+    }
+    /// The constant.
+    pub fn name(self) -> &'static str {
+        NAMESPACES[usize::from(self.0)]
+    }
 }
 
 /// A namespace, borrowed where we know it.
 pub(super) fn namespace(uri: &str) -> Text {
-    known_namespace(uri).map_or_else(|| Text::Owned(uri.to_owned()), Text::Borrowed)
+    match NAMESPACE_TABLE.find(uri) {
+        Some((_, known)) => Text::Borrowed(known),
+        None => Text::Owned(uri.to_owned()),
+    }
 }
 
 /// A local name, borrowed where it is a frequent one.
 pub(super) fn name(local: &str) -> Text {
-    NAME_TABLE
-        .find(local)
-        .map_or_else(|| Text::Owned(local.to_owned()), Text::Borrowed)
+    match NAME_TABLE.find(local) {
+        Some((_, known)) => Text::Borrowed(known),
+        None => Text::Owned(local.to_owned()),
+    }
 }
 
 #[cfg(test)]

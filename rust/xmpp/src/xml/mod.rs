@@ -12,7 +12,7 @@ mod stanza;
 mod tag;
 pub mod writer;
 
-pub use chars::is_ncname;
+pub use chars::{is_char, is_ncname};
 pub use element::{Attr, Element, Node, Text};
 pub use reader::{Address, Event, Limits, Reader, StreamHeader, XmlError, parse_element};
 pub(crate) use stanza::parse_child;

@@ -97,13 +97,14 @@ pub(super) struct Scan {
 /// What a finished scan hands to the maker of a stanza.
 pub(super) struct Parts<'a> {
     pub head: stanza::Head,
-    pub children: SmallVec<[ChildRef; 4]>,
+    pub children: &'a mut SmallVec<[ChildRef; 4]>,
     pub content: Range<usize>,
     pub rewrite: bool,
     pub bindings: &'a Bindings,
 }
 
 impl Default for Scan {
+    #[inline]
     fn default() -> Self {
         Self {
             token: Token::Boundary,
@@ -217,7 +218,8 @@ impl Scan {
 
     /// A start tag with its `<` and `>`; true when nothing more belongs to the element.
     fn start_tag(&mut self, text: &str, at: Range<usize>, env: &Env) -> Result<bool, XmlError> {
-        let tag = Tag::parse(&text[at.start + 1..at.end - 1], env.limits.attributes)?;
+        let mut tag = Tag::default();
+        tag.read(&text[at.start + 1..at.end - 1], env.limits.attributes)?;
         let level = self.open.len();
         self.elements += 1;
         if self.elements > env.limits.elements {
@@ -422,7 +424,7 @@ impl Scan {
     pub fn parts(&mut self) -> Option<Parts<'_>> {
         Some(Parts {
             head: self.head.take()?,
-            children: std::mem::take(&mut self.children),
+            children: &mut self.children,
             content: self.content.clone(),
             rewrite: self.rewrite,
             bindings: &self.bindings,

@@ -3,7 +3,7 @@
 use super::XmlError;
 use super::chars::is_namespace_name;
 use super::element::Text;
-use super::intern;
+use super::intern::{self, Known};
 use super::tag::{RawAttr, Tag};
 use crate::ns;
 use memchr::memchr;
@@ -38,7 +38,7 @@ impl Scope {
 /// A declared namespace name, without a copy where possible.
 #[derive(Debug)]
 enum Uri {
-    Known(&'static str),
+    Known(Known),
     /// As it is written, in the text of the element.
     Raw(Range<u32>),
     Owned(Box<str>),
@@ -56,11 +56,13 @@ struct Binding {
 /// A namespace that a name resolved to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ns {
-    Known(&'static str),
+    Known(Known),
     /// Index of a binding of the element.
-    Bound(usize),
+    Bound(u16),
     /// Index of a prefix of the scope around.
-    Outer(usize),
+    Outer(u16),
+    /// That of the `xml` prefix.
+    Xml,
     /// The default namespace of the scope around.
     OuterDefault,
 }
@@ -80,6 +82,7 @@ pub(super) struct Bindings {
 }
 
 impl Default for Bindings {
+    #[inline]
     fn default() -> Self {
         Self {
             stack: SmallVec::new(),
@@ -147,7 +150,7 @@ impl Bindings {
             if prefix.is_empty() {
                 self.default = match uri {
                     Uri::Known(known) => Ns::Known(known),
-                    _ => Ns::Bound(self.stack.len()),
+                    _ => Ns::Bound(self.stack.len() as u16),
                 };
             }
             self.stack.push(Binding {
@@ -169,7 +172,7 @@ impl Bindings {
         below: bool,
     ) -> Result<Ns, XmlError> {
         if prefix == "xml" {
-            return Ok(Ns::Known(ns::XML));
+            return Ok(Ns::Xml);
         }
         let root = self.root;
         for (index, binding) in self.stack.iter_mut().enumerate().rev() {
@@ -177,7 +180,7 @@ impl Bindings {
                 binding.used |= below && index < root;
                 return Ok(match binding.uri {
                     Uri::Known(known) => Ns::Known(known),
-                    _ => Ns::Bound(index),
+                    _ => Ns::Bound(index as u16),
                 });
             }
         }
@@ -189,25 +192,33 @@ impl Bindings {
         if below {
             self.outer_used |= 1 << (index & 63);
         }
-        Ok(Ns::Outer(index))
+        Ok(Ns::Outer(index as u16))
     }
 
     /// The namespace name.
     pub fn name<'a>(&'a self, text: &'a str, scope: &'a Scope, ns: Ns) -> &'a str {
         match ns {
-            Ns::Known(known) => known,
-            Ns::Bound(index) => self.stack.get(index).map_or("", |b| b.uri.text(text)),
-            Ns::Outer(index) => scope.prefixes.get(index).map_or("", |(_, uri)| uri),
+            Ns::Known(known) => known.name(),
+            Ns::Xml => ns::XML,
+            Ns::Bound(index) => self
+                .stack
+                .get(usize::from(index))
+                .map_or("", |b| b.uri.text(text)),
+            Ns::Outer(index) => scope
+                .prefixes
+                .get(usize::from(index))
+                .map_or("", |(_, uri)| uri),
             Ns::OuterDefault => &scope.default,
         }
     }
     /// The namespace name to keep.
     pub fn owned(&self, text: &str, scope: &Scope, ns: Ns) -> Text {
         match ns {
-            Ns::Known(known) => Text::Borrowed(known),
+            Ns::Known(known) => Text::Borrowed(known.name()),
+            Ns::Xml => Text::Borrowed(ns::XML),
             Ns::Outer(index) => scope
                 .prefixes
-                .get(index)
+                .get(usize::from(index))
                 .map_or(Text::Borrowed(""), |(_, uri)| uri.clone()),
             Ns::OuterDefault => scope.default.clone(),
             Ns::Bound(_) => Text::Owned(self.name(text, scope, ns).to_owned()),
@@ -217,9 +228,12 @@ impl Bindings {
     /// a tree grow with the square of what was sent.
     pub fn count(&mut self, text: &str, scope: &Scope, ns: Ns, max: usize) -> Result<(), XmlError> {
         let free = match ns {
-            Ns::Known(_) => true,
+            Ns::Known(_) | Ns::Xml => true,
             Ns::Bound(_) => false,
-            Ns::Outer(index) => matches!(scope.prefixes.get(index), Some((_, Text::Borrowed(_)))),
+            Ns::Outer(index) => matches!(
+                scope.prefixes.get(usize::from(index)),
+                Some((_, Text::Borrowed(_)))
+            ),
             Ns::OuterDefault => matches!(scope.default, Text::Borrowed(_)),
         };
         if free {
@@ -263,7 +277,7 @@ impl Bindings {
 impl Uri {
     fn text<'a>(&'a self, text: &'a str) -> &'a str {
         match self {
-            Self::Known(known) => known,
+            Self::Known(known) => known.name(),
             Self::Raw(span) => slice(text, span),
             Self::Owned(uri) => uri,
         }
@@ -271,7 +285,7 @@ impl Uri {
 }
 
 fn declared(text: &str, attr: &RawAttr) -> Result<Uri, XmlError> {
-    if let Some(known) = intern::known_namespace(attr.raw) {
+    if let Some(known) = Known::find(attr.raw) {
         return Ok(Uri::Known(known));
     }
     // White space is refused by `is_namespace_name`, normalised or not.
@@ -279,7 +293,7 @@ fn declared(text: &str, attr: &RawAttr) -> Result<Uri, XmlError> {
         return Ok(Uri::Raw(span(text, attr.raw)));
     }
     let value = attr.value();
-    Ok(intern::known_namespace(&value).map_or_else(
+    Ok(Known::find(&value).map_or_else(
         || Uri::Owned(value.into_owned().into_boxed_str()),
         Uri::Known,
     ))

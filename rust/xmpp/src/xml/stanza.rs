@@ -85,12 +85,13 @@ pub(super) fn assemble(parts: Parts, text: &str, env: &Env) -> Result<Event, Xml
         Arc::default()
     };
     let payload = if parts.rewrite {
-        rewrite(text, env)?
+        Arc::new(rewrite(text, env)?)
+    } else if parts.content.is_empty() {
+        Payload::empty()
     } else {
-        Payload {
-            content: text.as_bytes()[parts.content].into(),
-            children: parts.children,
-        }
+        let content = text.as_bytes()[parts.content].into();
+        let children = std::mem::take(parts.children);
+        Arc::new(Payload { content, children })
     };
     let Head {
         kind,
@@ -102,11 +103,6 @@ pub(super) fn assemble(parts: Parts, text: &str, env: &Env) -> Result<Event, Xml
         lang,
         ..
     } = parts.head;
-    let payload = if payload.content.is_empty() {
-        Payload::empty()
-    } else {
-        Arc::new(payload)
-    };
     let mut stanza = Stanza {
         kind,
         from,

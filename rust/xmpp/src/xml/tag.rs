@@ -32,51 +32,47 @@ impl<'a> RawAttr<'a> {
 }
 
 /// A start tag or an empty-element tag.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Tag<'a> {
     /// Prefix and local name as written.
     pub qname: &'a str,
     /// Empty for none.
     pub prefix: &'a str,
     pub local: &'a str,
-    pub attrs: SmallVec<[RawAttr<'a>; 8]>,
+    pub attrs: SmallVec<[RawAttr<'a>; 6]>,
     /// `<…/>`
     pub empty: bool,
 }
 
 impl<'a> Tag<'a> {
-    /// Parses what stands between `<` and `>`.
-    ///
-    /// Repeated names are found here only where the prefixes are the same, too: attributes that
-    /// differ in prefix and not in namespace need the declarations in scope.
+    /// Parses what stands between `<` and `>`. Whether an attribute is there twice is not asked
+    /// here: that needs the declarations in scope.
     pub fn parse(inner: &'a str, max_attrs: usize) -> Result<Self, XmlError> {
-        let (text, empty) = match inner.strip_suffix('/') {
-            Some(text) => (text, true),
-            None => (inner, false),
-        };
+        let mut tag = Self::default();
+        tag.read(inner, max_attrs)?;
+        Ok(tag)
+    }
+    /// [`Tag::parse`] into an empty tag, which is large to move.
+    pub fn read(&mut self, inner: &'a str, max_attrs: usize) -> Result<(), XmlError> {
+        let text = inner.strip_suffix('/').unwrap_or(inner);
         let (prefix, local, mut at) = qname(text, 0)?;
-        let mut tag = Self {
-            qname: &text[..at],
-            prefix,
-            local,
-            attrs: SmallVec::new(),
-            empty,
-        };
+        self.empty = text.len() < inner.len();
+        (self.qname, self.prefix, self.local) = (&text[..at], prefix, local);
         let bytes = text.as_bytes();
         loop {
             let spaced = skip_space(bytes, at);
             if spaced == bytes.len() {
-                return Ok(tag);
+                return Ok(());
             }
             // XML 1.0 §3.1 [40]: white space before each attribute.
             if spaced == at {
                 return Err(XmlError::NotWellFormed);
             }
-            if tag.attrs.len() >= max_attrs {
+            if self.attrs.len() >= max_attrs {
                 return Err(XmlError::Limit("attributes"));
             }
             let (attr, end) = attribute(text, spaced)?;
-            tag.attrs.push(attr);
+            self.attrs.push(attr);
             at = end;
         }
     }
