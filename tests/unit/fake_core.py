@@ -168,9 +168,7 @@ class FakeCore:
         return None
 
     def _presence_may_see(self, owner: Jid, by: Jid) -> bool:
-        return str(owner) in self.accounts and (
-            owner == by or (str(owner), str(by)) in self.sees
-        )
+        return str(owner) in self.accounts and (owner == by or (str(owner), str(by)) in self.sees)
 
     def _activity_last(self, owner: Jid) -> tuple[int, str, bool]:
         return self.activity.get(str(owner), (0, "", False))

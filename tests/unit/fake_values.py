@@ -219,14 +219,36 @@ ACTIONS = (
     "ACT_CAPS",
 )
 
-OPERATIONS = tuple(
-    """
-    roster.get roster.set roster.remove block.list block.add block.remove carbons.set
-    presence.may_see activity.last sessions.list sessions.all sessions.count sessions.kick
-    account.exists account.create account.password account.put account.put_keys account.delete
-    account.enable account.state account.list account.count account.verify
-    map.get map.put map.keys offline.count node.stats
-    """.split()
+OPERATIONS = (
+    "roster.get",
+    "roster.set",
+    "roster.remove",
+    "block.list",
+    "block.add",
+    "block.remove",
+    "carbons.set",
+    "presence.may_see",
+    "activity.last",
+    "sessions.list",
+    "sessions.all",
+    "sessions.count",
+    "sessions.kick",
+    "account.exists",
+    "account.create",
+    "account.password",
+    "account.put",
+    "account.put_keys",
+    "account.delete",
+    "account.enable",
+    "account.state",
+    "account.list",
+    "account.count",
+    "account.verify",
+    "map.get",
+    "map.put",
+    "map.keys",
+    "offline.count",
+    "node.stats",
 )
 
 

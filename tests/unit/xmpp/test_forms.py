@@ -58,7 +58,13 @@ def test_a_form_is_written_with_its_types_and_options() -> None:
         ),
     ).to_element()
     assert written.get("type") == "form"
-    assert [c.name for c in written.children] == ["title", "instructions", "field", "field", "field"]
+    assert [c.name for c in written.children] == [
+        "title",
+        "instructions",
+        "field",
+        "field",
+        "field",
+    ]
     hidden, choice, number = written.children[2:]
     assert (hidden.get("var"), hidden.get("type")) == ("FORM_TYPE", "hidden")
     assert [c.name for c in choice.children] == ["desc", "required", "value", "option", "option"]
