@@ -10,6 +10,7 @@ mod scan;
 mod scope;
 mod stanza;
 mod tag;
+mod uri;
 pub mod writer;
 
 pub use chars::{is_char, is_ncname};

@@ -1,10 +1,10 @@
 //! Namespace declarations in scope, and the rules of Namespaces in XML for them.
 
 use super::XmlError;
-use super::chars::is_namespace_name;
 use super::element::Text;
 use super::intern::{self, Known};
 use super::tag::{RawAttr, Tag};
+use super::uri::is_namespace_name;
 use crate::ns;
 use memchr::memchr;
 use smallvec::SmallVec;
@@ -141,7 +141,7 @@ impl Bindings {
                 "" => !is_xml,
                 _ => !is_xml && !uri.text(text).is_empty(),
             };
-            if !lawful || uri.text(text) == XMLNS || !is_namespace_name(uri.text(text)) {
+            if !lawful || uri.text(text) == XMLNS || !uri.is_lawful(text) {
                 return Err(XmlError::NotWellFormed);
             }
             if self.stack.len() >= MAX_BINDINGS {
@@ -275,6 +275,9 @@ impl Bindings {
 }
 
 impl Uri {
+    fn is_lawful(&self, text: &str) -> bool {
+        matches!(self, Self::Known(_)) || is_namespace_name(self.text(text))
+    }
     fn text<'a>(&'a self, text: &'a str) -> &'a str {
         match self {
             Self::Known(known) => known.name(),
