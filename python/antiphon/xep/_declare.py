@@ -100,6 +100,8 @@ class Declaration:
         self.is_switchable = given.get("is_switchable", True)
         self.handlers: list[Handler] = []
         self.hooks: list[tuple[object, object]] = []
+        self.gain = ""
+        """What a user gets: the first line of the file, behind title and version."""
         self._name: str | None = None
 
     @property
@@ -109,9 +111,10 @@ class Declaration:
             raise RuntimeError("the registry has not named this feature")
         return self._name
 
-    def bind(self, name: str) -> None:
-        """Called by the registry."""
+    def bind(self, name: str, docstring: str = "") -> None:
+        """Called by the registry, with the docstring of the feature's file."""
         self._name = name
+        self.gain = docstring.partition("\n")[0].partition(": ")[2]
 
     def iq(
         self,
@@ -153,7 +156,8 @@ class Declaration:
 
 
 class Xep(Declaration):
-    """A XEP. `status` is as in DOAP: `partial` with a `note` of what is left out."""
+    """A XEP. `status` is as in DOAP: `partial` with a `note` of what is left out; `since` is
+    the version of this server that brought it."""
 
     def __init__(
         self,
@@ -162,6 +166,7 @@ class Xep(Declaration):
         version: str,
         status: Literal["complete", "partial"] = "complete",
         note: str = "",
+        since: str = "0.1.0",
         **declared: Unpack[Declared],
     ) -> None:
         super().__init__(**declared)
@@ -169,6 +174,7 @@ class Xep(Declaration):
         self.version = version
         self.status = status
         self.note = note
+        self.since = since
 
 
 class Rfc(Declaration):

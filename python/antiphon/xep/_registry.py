@@ -206,9 +206,9 @@ def _found() -> Iterator[Declaration]:
             match = _XEP_FILE.match(entry.name)
             declared = getattr(module, "xep" if match else "rfc", None)
             if match and isinstance(declared, Xep) and declared.number == int(match[1]):
-                declared.bind(match[2])
+                declared.bind(match[2], module.__doc__ or "")
             elif not match and isinstance(declared, Rfc):
-                declared.bind(entry.name)
+                declared.bind(entry.name, module.__doc__ or "")
             else:
                 raise DeclarationError(f"{module.__name__} does not declare its XEP or RFC")
             yield declared

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from tests.unit.fake_core import Harness, make_config, refused
 
 from antiphon._core import Element, Jid
 from antiphon.xep.xep_0133_admin import COMMANDS, MOST_JIDS
 from antiphon.xmpp import ns
 from antiphon.xmpp.errors import StanzaError
 from antiphon.xmpp.stanza import E
+from tests.unit.fake_core import Harness, make_config, refused
 
 HOST = "capulet.example"
 ADMIN = "admin@capulet.example/x"

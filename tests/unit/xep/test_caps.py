@@ -5,7 +5,6 @@ from typing import cast
 
 import msgspec
 import pytest
-from tests.unit.fake_core import Harness, Request
 
 from antiphon import _core
 from antiphon._core import Element, Jid, Stanza
@@ -14,6 +13,7 @@ from antiphon.xmpp import ns
 from antiphon.xmpp.disco import Info, verification
 from antiphon.xmpp.errors import StanzaError
 from antiphon.xmpp.stanza import E
+from tests.unit.fake_core import Harness, Request
 
 HOST = "capulet.example"
 CLIENT = "juliet@capulet.example/balcony"

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from tests.unit.fake_core import Harness, make_config, refused
 
 from antiphon._core import Element, Jid
 from antiphon.storage.context import Context
@@ -26,6 +25,7 @@ from antiphon.xmpp import ns
 from antiphon.xmpp.errors import StanzaError
 from antiphon.xmpp.forms import Field, Form, Submission
 from antiphon.xmpp.stanza import E
+from tests.unit.fake_core import Harness, make_config, refused
 
 HOST = "capulet.example"
 JULIET = "juliet@capulet.example/balcony"

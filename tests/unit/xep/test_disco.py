@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from tests.unit.fake_core import Harness, make_config, refused
 
 from antiphon._core import Element, Jid
 from antiphon.xmpp import ns
 from antiphon.xmpp.disco import Identity, Info
 from antiphon.xmpp.stanza import E
+from tests.unit.fake_core import Harness, make_config, refused
 
 HOST = "capulet.example"
 JULIET = "juliet@capulet.example"

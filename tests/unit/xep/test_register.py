@@ -3,12 +3,12 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from tests.unit.fake_core import Harness, make_config, refused
 
 from antiphon._core import Element
 from antiphon.xep.xep_0077_register import MOST_ADDRESSES, RATE, Options, _Rate
 from antiphon.xmpp import ns
 from antiphon.xmpp.stanza import E
+from tests.unit.fake_core import Harness, make_config, refused
 
 HOST = "capulet.example"
 JULIET = "juliet@capulet.example"

@@ -6,7 +6,6 @@ from pathlib import Path
 import msgspec
 import pytest
 from msgspec import Struct
-from tests.unit.fake_core import Harness, make_config, refused
 
 from antiphon._core import Element, Jid
 from antiphon.config.core import CORE_MODULES
@@ -17,6 +16,7 @@ from antiphon.xep._registry import Assembly, DeclarationError, Registry, registr
 from antiphon.xmpp import ns
 from antiphon.xmpp.disco import Info, verification
 from antiphon.xmpp.stanza import E
+from tests.unit.fake_core import Harness, make_config, refused
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "python/antiphon/xep").glob("xep_*"))

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from tests.unit.fake_core import Harness, make_config, refused
 
 from antiphon import __version__
 from antiphon._core import Element, Jid
@@ -14,6 +13,7 @@ from antiphon.xep.xep_0054_vcard import Options as VcardOptions
 from antiphon.xep.xep_0092_version import Options as VersionOptions
 from antiphon.xmpp import ns
 from antiphon.xmpp.stanza import E
+from tests.unit.fake_core import Harness, make_config, refused
 
 HOST = "capulet.example"
 JULIET = "juliet@capulet.example"
