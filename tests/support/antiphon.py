@@ -79,14 +79,10 @@ class Antiphon(Server):
             f"admins = {toml_value([self.admin.jid])}",
             f"data_dir = {toml_value(self.folder / 'data')}",
             "",
-            toml_table(
-                "tls", {"certificate": pairs[first].certificate, "key": pairs[first].key}
-            ),
+            toml_table("tls", {"certificate": pairs[first].certificate, "key": pairs[first].key}),
         ]
         text += [
-            toml_table(
-                f'domain."{d}"', {"certificate": pairs[d].certificate, "key": pairs[d].key}
-            )
+            toml_table(f'domain."{d}"', {"certificate": pairs[d].certificate, "key": pairs[d].key})
             for d in others
         ]
         text += [toml_table("[[listener]]", self._listener(*row)) for row in self._listeners()]

@@ -302,10 +302,10 @@ class Client:
 
     async def expect_stream_error(self, *conditions: str, timeout_s: float = TIMEOUT_S) -> Element:
         """Waits for a stream error of one of these conditions and for the end (RFC 6120 §4.9.1.1)."""
-        error = await self.expect(
-            lambda e: e.tag == ("error", ns.STREAM), timeout_s=timeout_s
+        error = await self.expect(lambda e: e.tag == ("error", ns.STREAM), timeout_s=timeout_s)
+        assert error.condition in conditions, (
+            f"{error.condition} is not one of {conditions}: {error}"
         )
-        assert error.condition in conditions, f"{error.condition} is not one of {conditions}: {error}"
         await self.expect_end(timeout_s=timeout_s)
         return error
 
@@ -369,7 +369,9 @@ class Client:
             try:
                 if not self.closed_stream:
                     framed = self.endpoint.kind == "ws"
-                    self.send_raw(f"<close xmlns='{ns.FRAMING}'/>" if framed else "</stream:stream>")
+                    self.send_raw(
+                        f"<close xmlns='{ns.FRAMING}'/>" if framed else "</stream:stream>"
+                    )
                     await self.expect_end(timeout_s=2)
             except (AssertionError, OSError):
                 pass

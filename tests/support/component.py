@@ -21,7 +21,9 @@ class Component(Client):
 
     def __init__(self, server: Server, domain: str | None = None) -> None:
         name = domain or server.component_domain
-        super().__init__(Endpoint(name, server.address, server.ports.component, "plain"), None, name)
+        super().__init__(
+            Endpoint(name, server.address, server.ports.component, "plain"), None, name
+        )
         self.jid = name
 
     def open_header(self, **attrs: object) -> None:
@@ -46,7 +48,7 @@ class Component(Client):
         self.send_raw(f"<handshake>{proof}</handshake>")
         return await self.expect("handshake")
 
-    async def login(self, resource: str | None = None) -> Component:  # noqa: ARG002
+    async def login(self, resource: str | None = None) -> Component:
         """Connects and authenticates with the secret of the tests."""
         await self.connect()
         await self.open_stream()

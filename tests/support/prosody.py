@@ -74,9 +74,7 @@ class Prosody(Server):
         """Writes the configuration, starts, waits for the ports."""
         if not is_installed():
             raise ServerFailed("prosody is missing: run `make deps`")
-        pairs = self._own_copies(
-            certificates(self.authority, self.settings.domains, self.address)
-        )
+        pairs = self._own_copies(certificates(self.authority, self.settings.domains, self.address))
         register = "register" if self._allows_registration() else ""
         hosts = "".join(
             HOST.format(domain=d, key=pairs[d].key, certificate=pairs[d].certificate)

@@ -39,8 +39,10 @@ class Settings:
     def of(cls, **sections: dict[str, object]) -> Settings:
         """Settings that differ in these tables; `modules_register=…` is `[modules.register]`."""
         tables = tuple(
-            (name.replace("_", ".", 1) if name.startswith("modules_") else name,
-             tuple(sorted(keys.items())))
+            (
+                name.replace("_", ".", 1) if name.startswith("modules_") else name,
+                tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in keys.items()),
+            )
             for name, keys in sorted(sections.items())
         )
         return cls(sections=tables)
@@ -139,6 +141,11 @@ class Server(ABC):
         path = self.folder / "server.log"
         return path.read_text(errors="replace")[-8000:] if path.exists() else ""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process that was started is no more."""
+        return self.process is not None and self.process.poll() is not None
+
     def spawn(self, command: list[str], env: dict[str, str] | None = None) -> None:
         """Starts the process with its output in `server.log`."""
         self._log = (self.folder / "server.log").open("ab")
@@ -206,6 +213,8 @@ def make_ports(address: str, fixed: dict[str, int] | None = None) -> Ports:
     return Ports(**chosen)
 
 
-def certificates(authority: Authority, domains: tuple[str, ...], address: str) -> dict[str, KeyPair]:
+def certificates(
+    authority: Authority, domains: tuple[str, ...], address: str
+) -> dict[str, KeyPair]:
     """One certificate per domain."""
     return {d: authority.server(d, address) for d in domains}

@@ -49,9 +49,7 @@ class TcpTransport(asyncio.Protocol):
         self._reported = False
 
     @classmethod
-    async def open(
-        cls, endpoint: Endpoint, tls: ssl.SSLContext | None, sink: Sink
-    ) -> TcpTransport:
+    async def open(cls, endpoint: Endpoint, tls: ssl.SSLContext | None, sink: Sink) -> TcpTransport:
         """Connects; with `tls` the handshake comes first (XEP-0368)."""
         loop = asyncio.get_running_loop()
         name = (endpoint.sni or endpoint.domain) if tls is not None else None

@@ -159,8 +159,7 @@ class Element:
     __repr__ = __str__
 
 
-
-def E(
+def E(  # noqa: N802  as in the style guide, it stands for an element
     name: str, namespace: str | None = None, /, *children: Node | None, **attrs: object
 ) -> Element:
     """Builds an element: `E("ping", ns.PING)`, `E("item", None, E("group", None, "g"), jid=jid)`.

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Clients
+
 from support import ns
 from support.client import Client
+from support.play import Clients
 from support.xml import E, iq, message
 
 
@@ -39,7 +40,9 @@ async def test_client_chooses_a_resource(clients: Clients) -> None:
     assert (await client.bind("balcony")).endswith("/balcony")
 
 
-@pytest.mark.parametrize("resource", ["a b", "Ünï¢øde", "with/slash", "with@at", "&<>'\"", "R" * 100])
+@pytest.mark.parametrize(
+    "resource", ["a b", "Ünï¢øde", "with/slash", "with@at", "&<>'\"", "R" * 100]
+)
 async def test_unusual_resources_are_kept(clients: Clients, resource: str) -> None:
     client = await clients.authenticated()
     assert (await client.bind(resource)).partition("/")[2] == resource
@@ -57,9 +60,7 @@ async def test_resource_is_case_sensitive(clients: Clients) -> None:
 async def test_unusable_resource_is_repaired_or_refused(clients: Clients, resource: str) -> None:
     # RFC 6120 §7.7.2.1: bad-request, or one that the server makes
     client = await clients.authenticated()
-    reply = await client.iq(
-        "set", payload=E("bind", ns.BIND, E("resource", None, resource))
-    )
+    reply = await client.iq("set", payload=E("bind", ns.BIND, E("resource", None, resource)))
     if reply.type == "error":
         assert reply.condition in ("bad-request", "jid-malformed")
         await client.bind("fine")

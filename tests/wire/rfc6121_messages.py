@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from conftest import Clients
+
 from support import ns
 from support.client import Client
+from support.play import Clients
 from support.server import Server
 from support.xml import E, Element, iq, message
 
@@ -76,9 +77,7 @@ def cells() -> list[object]:
     """One parameter set per cell of the table."""
     return [
         pytest.param(
-            situation,
-            address,
-            kind,
+            (situation, address, kind),
             row[kind],
             id=f"{kind}-{situation}-{address}",
             marks=[AS_CHAT]
@@ -90,17 +89,12 @@ def cells() -> list[object]:
     ]
 
 
-@pytest.mark.parametrize(("situation", "address", "kind", "expected"), cells())
+@pytest.mark.parametrize(("cell", "expected"), cells())
 async def test_delivery_table(
-    clients: Clients,
-    server: Server,
-    romeo: Client,
-    situation: str,
-    address: str,
-    kind: str,
-    expected: str,
+    clients: Clients, server: Server, romeo: Client, cell: tuple[str, str, str], expected: str
 ) -> None:
     # RFC 6121 §8.5.4
+    situation, address, kind = cell
     peer = await recipient(clients, server, situation)
     to = {
         "bare": peer.jid,
@@ -364,9 +358,7 @@ async def test_iq_reaches_a_resource_without_presence(clients: Clients, romeo: C
 async def test_stray_answers_are_dropped(romeo: Client, juliet: Client, kind: str) -> None:
     # RFC 6121 §8.5.2: never answered
     for to in (juliet.bare, f"{juliet.bare}/gone", romeo.host, None, f"nobody@{romeo.host}"):
-        child = (
-            E("error", None, E("gone", ns.STANZAS), type="cancel") if kind == "error" else None
-        )
+        child = E("error", None, E("gone", ns.STANZAS), type="cancel") if kind == "error" else None
         romeo.send(iq(kind, child, to=to, id="stray"))
     await romeo.expect_nothing("iq", within_s=0.1)
     await juliet.expect_nothing("iq", after=romeo)

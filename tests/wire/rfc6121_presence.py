@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Clients
+
 from support import ns
 from support.client import Client
 from support.component import Component
+from support.play import Clients
 from support.xml import E, Element, message, presence
 
 
@@ -67,13 +68,13 @@ async def test_subscription_in_one_direction_shows_one_direction(
     await juliet.expect_nothing("presence", from_=romeo.jid, after=romeo)
 
 
-async def test_roster_comes_before_contacts_presence(couple: tuple[Client, Client], clients: Clients) -> None:
+async def test_roster_comes_before_contacts_presence(
+    couple: tuple[Client, Client], clients: Clients
+) -> None:
     # order of a login: roster result first (requirements: login order a client uses)
     romeo, juliet = couple
     phone = await clients.bound(romeo, "phone")
-    phone.send_raw(
-        "<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence/>"
-    )
+    phone.send_raw("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence/>")
     assert (await phone.next()).id == "r"
     await phone.expect("presence", from_=juliet.jid)
 
@@ -116,9 +117,7 @@ async def test_presences_arrive_in_order(couple: tuple[Client, Client]) -> None:
     romeo, juliet = couple
     for i in range(50):
         romeo.send(presence(E("status", None, str(i))))
-    seen = [
-        (await juliet.expect("presence", from_=romeo.jid)).at("status").text for _ in range(50)
-    ]
+    seen = [(await juliet.expect("presence", from_=romeo.jid)).at("status").text for _ in range(50)]
     assert seen == [str(i) for i in range(50)]
 
 

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Clients
+
 from support import ns
 from support.client import Client
+from support.play import Clients
 from support.xml import E, Element, iq, message
 
 
@@ -122,7 +123,10 @@ async def test_removing_an_unknown_item_is_item_not_found(romeo: Client) -> None
 BAD_SETS = {
     "no item": E("query", ns.ROSTER),
     "two items": E(
-        "query", ns.ROSTER, E("item", None, jid="a@example.com"), E("item", None, jid="b@example.com")
+        "query",
+        ns.ROSTER,
+        E("item", None, jid="a@example.com"),
+        E("item", None, jid="b@example.com"),
     ),
     "no jid": E("query", ns.ROSTER, E("item")),
 }
@@ -144,7 +148,9 @@ async def test_duplicate_group_is_bad_request(romeo: Client) -> None:
 
 @pytest.mark.deviates(prosody="has no limits on groups and names")
 @pytest.mark.parametrize(
-    ("name", "group"), [("n", ""), ("n", "g" * 1100), ("n" * 1100, "g")], ids=["empty", "group", "name"]
+    ("name", "group"),
+    [("n", ""), ("n", "g" * 1100), ("n" * 1100, "g")],
+    ids=["empty", "group", "name"],
 )
 async def test_unacceptable_name_or_group_is_not_acceptable(
     romeo: Client, name: str, group: str
@@ -175,7 +181,9 @@ async def test_text_that_needs_escaping_survives(romeo: Client) -> None:
 async def test_foreign_roster_get_is_refused(romeo: Client, juliet: Client) -> None:
     # RFC 6121 §2.1.5 / §2.3.3: forbidden, or service-unavailable that says nothing
     for kind in ("get", "set"):
-        query = E("query", ns.ROSTER, E("item", None, jid="x@example.com") if kind == "set" else None)
+        query = E(
+            "query", ns.ROSTER, E("item", None, jid="x@example.com") if kind == "set" else None
+        )
         reply = await romeo.iq(kind, to=juliet.bare, payload=query)
         assert reply.type == "error"
         assert reply.condition in ("forbidden", "service-unavailable", "not-allowed")
@@ -256,9 +264,7 @@ async def test_unchanged_roster_is_an_empty_result(clients: Clients, romeo: Clie
     assert reply.payload is None
 
 
-async def test_changed_roster_is_sent_whole_or_as_pushes(
-    clients: Clients, romeo: Client
-) -> None:
+async def test_changed_roster_is_sent_whole_or_as_pushes(clients: Clients, romeo: Client) -> None:
     # RFC 6121 §2.6.3, example of interim pushes
     await romeo.roster_set("nurse@example.com")
     ver = (await romeo.roster("")).at(("query", ns.ROSTER)).get("ver")

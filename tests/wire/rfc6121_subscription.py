@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from conftest import Clients
+
 from support import ns
 from support.client import Client
 from support.component import Component
+from support.play import Clients
 from support.xml import E, presence
 
 STATES = ["None", "None+PO", "None+PI", "None+PO+PI", "To", "To+PI", "From", "From+PO", "Both"]
@@ -206,7 +207,7 @@ def rows(table: dict[str, dict[str, tuple[object, ...]]]) -> list[object]:
         pytest.param(
             kind,
             state,
-            *cell,
+            cell,
             id=f"{kind}-in-{state}",
             marks=[pytest.mark.deviates(prosody=PROSODY[kind, state])]
             if table is OUT and (kind, state) in PROSODY
@@ -217,11 +218,12 @@ def rows(table: dict[str, dict[str, tuple[object, ...]]]) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize(("kind", "state", "routed", "new"), rows(OUT))
+@pytest.mark.parametrize(("kind", "state", "outcome"), rows(OUT))
 async def test_outbound(
-    clients: Clients, pair: Pair, kind: str, state: str, routed: bool, new: str
+    clients: Clients, pair: Pair, kind: str, state: str, outcome: tuple[bool, str]
 ) -> None:
     # RFC 6121 §A.2
+    routed, new = outcome
     await pair.reach(state)
     assert await pair.state(clients) == state
     pair.component.drain()
@@ -231,17 +233,12 @@ async def test_outbound(
     assert await pair.state(clients) == new
 
 
-@pytest.mark.parametrize(("kind", "state", "delivered", "answered", "new"), rows(IN))
+@pytest.mark.parametrize(("kind", "state", "outcome"), rows(IN))
 async def test_inbound(
-    clients: Clients,
-    pair: Pair,
-    kind: str,
-    state: str,
-    delivered: bool,
-    answered: bool,
-    new: str,
+    clients: Clients, pair: Pair, kind: str, state: str, outcome: tuple[bool, bool, str]
 ) -> None:
     # RFC 6121 §A.3
+    delivered, answered, new = outcome
     await pair.reach(state)
     pair.contact_sends(kind)
     await pair.settle()
@@ -312,9 +309,7 @@ async def test_unsubscribing_shows_unavailable(couple: tuple[Client, Client]) ->
 
 
 async def test_request_keeps_its_payload(romeo: Client, juliet: Client) -> None:
-    romeo.send(
-        presence(E("status", None, "let me in"), type="subscribe", to=juliet.bare)
-    )
+    romeo.send(presence(E("status", None, "let me in"), type="subscribe", to=juliet.bare))
     got = await juliet.expect("presence", type="subscribe")
     assert got.at("status").text == "let me in"
 
@@ -364,7 +359,9 @@ async def test_request_to_an_unknown_account_is_silent(romeo: Client) -> None:
     assert all(e.type in ("unsubscribed", "unavailable", "error") for e in answers)
 
 
-async def test_state_survives_logout_of_both(clients: Clients, couple: tuple[Client, Client]) -> None:
+async def test_state_survives_logout_of_both(
+    clients: Clients, couple: tuple[Client, Client]
+) -> None:
     romeo, juliet = couple
     await romeo.close()
     await juliet.close()
@@ -373,7 +370,9 @@ async def test_state_survives_logout_of_both(clients: Clients, couple: tuple[Cli
     assert (query.get("jid"), query.get("subscription")) == (juliet.bare, "both")
 
 
-async def test_approval_while_the_asker_is_offline_is_kept(clients: Clients, juliet: Client) -> None:
+async def test_approval_while_the_asker_is_offline_is_kept(
+    clients: Clients, juliet: Client
+) -> None:
     romeo = await clients.online()
     romeo.send(presence(type="subscribe", to=juliet.bare))
     await juliet.expect("presence", type="subscribe")

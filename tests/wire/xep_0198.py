@@ -6,9 +6,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import Clients
+
 from support import ns
 from support.client import Client
+from support.play import Clients
 from support.xml import E, Element, iq, message, presence
 
 
@@ -21,7 +22,9 @@ async def resumable(clients: Clients, kind: str = "starttls") -> Client:
     return client
 
 
-async def resume(clients: Clients, old: Client, h: int | None = None, kind: str = "starttls") -> Client:
+async def resume(
+    clients: Clients, old: Client, h: int | None = None, kind: str = "starttls"
+) -> Client:
     """A new stream that has resumed `old`'s session."""
     new = await clients.authenticated(old.account, kind)
     answer = await new.sm_resume(old, h)
@@ -185,7 +188,9 @@ async def test_too_high_h_is_a_stream_error(clients: Clients) -> None:
 async def test_malformed_h_ends_the_stream(clients: Clients, h: str | None) -> None:
     client = await resumable(clients)
     client.send(E("a", ns.SM, h=h))
-    await client.expect_stream_error("undefined-condition", "invalid-xml", "bad-format", "policy-violation")
+    await client.expect_stream_error(
+        "undefined-condition", "invalid-xml", "bad-format", "policy-violation"
+    )
 
 
 async def test_nonzas_without_enable_are_refused(clients: Clients) -> None:
@@ -421,7 +426,11 @@ async def test_only_one_of_two_resumptions_wins(clients: Clients, romeo: Client)
     old.abort()
     pair = [await clients.authenticated(old.account) for _ in range(2)]
     answers = await asyncio.gather(*(c.sm_resume(old) for c in pair), return_exceptions=True)
-    won = [c for c, a in zip(pair, answers, strict=True) if isinstance(a, Element) and a.name == "resumed"]
+    won = [
+        c
+        for c, a in zip(pair, answers, strict=True)
+        if isinstance(a, Element) and a.name == "resumed"
+    ]
     assert won
     romeo.send(message(old.jid, "once"))
     await romeo.sync()
@@ -530,7 +539,6 @@ async def test_unacknowledged_messages_survive_the_end_of_the_session(
 # -- whole -----------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(120)
 async def test_many_messages_over_a_line_that_is_cut_arrive_once_and_in_order(
     clients: Clients,
 ) -> None:

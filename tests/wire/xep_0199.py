@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Clients
+
 from support import ns
 from support.client import Client
+from support.play import Clients
 from support.xml import E
 
 
@@ -49,7 +50,9 @@ async def test_client_answer_unsupported_passes_back(romeo: Client, juliet: Clie
     romeo.send(E("iq", ns.CLIENT, E("ping", ns.PING), type="get", to=juliet.jid, id="e2e1"))
     asked = await juliet.expect("iq", type="get")
     error = E("error", None, E("service-unavailable", ns.STANZAS), type="cancel")
-    juliet.send(E("iq", ns.CLIENT, E("ping", ns.PING), error, type="error", to=asked.frm, id="e2e1"))
+    juliet.send(
+        E("iq", ns.CLIENT, E("ping", ns.PING), error, type="error", to=asked.frm, id="e2e1")
+    )
     answered = await romeo.expect("iq", id="e2e1")
     assert (answered.type, answered.condition) == ("error", "service-unavailable")
 
@@ -76,7 +79,7 @@ async def test_ping_is_announced_by_server(romeo: Client) -> None:
 
 
 @pytest.mark.ours("only we ping clients by ourselves")
-@pytest.mark.settings(limits={"idle_ping_seconds": 1})
+@pytest.mark.settings(limits={"idle_seconds": 1})
 async def test_silent_client_is_pinged_by_the_server(romeo: Client) -> None:
     # XEP-0199 #s2c, example 1
     asked = await romeo.expect("iq", type="get", timeout_s=10)
