@@ -52,7 +52,7 @@ $(VENV)/.runtime: python/requirements.txt | $(VENV)/.tools
 
 $(VENV)/.built: $(SOURCES) $(VENV)/.runtime
 	@echo "make: building (a few minutes the first time)"
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --quiet --profile release
+	@PIP_QUIET=1 VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --quiet --profile release
 	@touch $@
 
 # --- test --------------------------------------------------------------------------------------

@@ -55,8 +55,8 @@ def _describe(group: click.Group, path: str, lines: list[str]) -> None:
             lines += [f"## `{path} {name} {usage}`", "", text, ""]
             for one in found.params:
                 record = one.get_help_record(inner)
-                if record is not None and one.name not in ("config_file", "help"):
-                    lines.append(f"- `{record[0]}`: {record[1] or 'no more to say'}")
+                if record is not None and record[1] and one.name not in ("config_file", "help"):
+                    lines.append(f"- `{record[0]}`: {record[1]}")
             lines += [""] if lines[-1] else []
 
 

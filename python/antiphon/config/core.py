@@ -105,7 +105,7 @@ def core_config(
     return CoreConfig(
         node_name=config.node.name,
         data_dir=config.data_dir,
-        worker_threads=1 if is_offline else config.node.worker_threads,
+        worker_threads=config.node.worker_threads,
         hosts=tuple(hosts),
         listeners=tuple(_listener(listener) for listener in listeners),
         auth=CoreAuth(

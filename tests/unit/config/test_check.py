@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.config.test_load import faults, read
+from tests.unit.config.test_load import faults, read
 
 TWO = 'domains = ["a.example", "b.example"]\n'
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from antiphon.config.core import CoreHandler, CoreHost, render_core, websocket_url
-from unit.config.test_load import read
+from tests.unit.config.test_load import read
 
 
 def test_the_core_gets_every_key_it_knows_and_no_other(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from antiphon.config.load import Loaded, load
 from antiphon.config.problem import ConfigProblems
-from unit.config.features import OPTIONS, Push, Register
+from tests.unit.config.features import OPTIONS, Push, Register
 
 
 def read(folder: Path, text: str, variables: dict[str, str] | None = None) -> Loaded:

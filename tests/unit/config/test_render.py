@@ -8,8 +8,8 @@ from antiphon.config import render
 from antiphon.config.compose import compose
 from antiphon.config.environment import keys
 from antiphon.config.schema import Config
-from unit.config.features import OPTIONS
-from unit.config.test_load import read
+from tests.unit.config.features import OPTIONS
+from tests.unit.config.test_load import read
 
 
 def uncommented(text: str) -> str:
