@@ -37,11 +37,8 @@ xep = Xep(
 
 @xep.hook(HOST_FORMS)
 def contact_form(ctx: Context, _none: None) -> Sequence[Element]:
-    """The form of the addresses that are configured. Without any, the administrators' JIDs."""
-    options = xep.options(ctx, Options)
-    given: dict[str, tuple[str, ...]] = structs.asdict(options)
-    if not any(given.values()):
-        given["admin"] = tuple(sorted(f"xmpp:{jid}" for jid in ctx.host.config.admins))
+    """The form of the addresses that are configured; none without any."""
+    given: dict[str, tuple[str, ...]] = structs.asdict(xep.options(ctx, Options))
     fields = tuple(
         Field(var=f"{kind}-addresses", kind="list-multi", values=addresses)
         for kind, addresses in given.items()

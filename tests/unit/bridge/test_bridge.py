@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from tests.unit.fake_core import Harness, Request, make_config, refused
 
 from antiphon import _core
 from antiphon._core import Element, HttpRequest, Jid, Stanza
@@ -17,6 +16,7 @@ from antiphon.xep._declare import AfterReply, Answer, Rfc
 from antiphon.xep._registry import Assembly
 from antiphon.xmpp.errors import StanzaError
 from antiphon.xmpp.stanza import E, Iq
+from tests.unit.fake_core import Harness, Request, make_config, refused
 
 NS = "urn:test"
 QUICK = BridgeLimits(deadline_s=0.05, http_deadline_s=0.05)

@@ -3,12 +3,12 @@ import base64
 from collections.abc import Mapping
 
 import pytest
-from tests.unit.fake_core import Harness, make_config
 
 from antiphon._core import Jid
 from antiphon.commands import Command, CommandContext, CommandError, registry
 from antiphon.commands.sessions import users_by_activity
 from antiphon.storage.model import ScramKeys
+from tests.unit.fake_core import Harness, make_config
 
 JULIET = "juliet@capulet.example"
 

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from datetime import UTC
 
-from tests.unit.fake_core import Harness, make_config
-
 from antiphon._core import Jid
 from antiphon.hooks.bus import Bus, Point
 from antiphon.hooks.context import Slot
+from tests.unit.fake_core import Harness, make_config
 
 ASK: Point[int, str, str] = Point("ask")
 OTHER: Point[int, str, str] = Point("ask")

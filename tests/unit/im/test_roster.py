@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from tests.unit.fake_core import Harness, refused
 
 from antiphon._core import Element, Jid
 from antiphon.im.roster import LONGEST_GROUP, LONGEST_NAME, MOST_GROUPS
 from antiphon.xmpp import ns
 from antiphon.xmpp.stanza import E
+from tests.unit.fake_core import Harness, refused
 
 JULIET = "juliet@capulet.example"
 ROMEO = "romeo@montague.example"

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.unit.fake_core import Harness, refused
 
 from antiphon import _core
 from antiphon._core import Jid
@@ -13,6 +12,7 @@ from antiphon.storage import api
 from antiphon.storage.api import Store
 from antiphon.storage.model import Activity
 from antiphon.xmpp.stanza import Stanza
+from tests.unit.fake_core import Harness, refused
 
 JULIET = Jid("juliet@capulet.example")
 

@@ -23,6 +23,8 @@ GOLDEN = [
     "urn:xmpp:blocking",
     "urn:xmpp:carbons:2",
     "urn:xmpp:carbons:rules:0",
+    "urn:xmpp:delay",
+    "urn:xmpp:hints",
     "urn:xmpp:ping",
     "urn:xmpp:time",
     "vcard-temp",

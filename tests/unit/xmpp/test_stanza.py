@@ -3,7 +3,6 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import cast
 
 import pytest
-from tests.unit.fake_core import Request
 
 from antiphon._core import Element, Jid, Stanza
 from antiphon.xmpp import ns
@@ -11,6 +10,7 @@ from antiphon.xmpp.errors import StanzaError
 from antiphon.xmpp.jid import parse_jid
 from antiphon.xmpp.stamp import from_ms, utc_text
 from antiphon.xmpp.stanza import E, Iq, language
+from tests.unit.fake_core import Request
 
 
 def iq(**given: object) -> Iq:
