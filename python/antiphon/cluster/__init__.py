@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Planning for several nodes; a node is alone so far."""
