@@ -173,7 +173,8 @@ impl Stream {
             "r" => Some(Action::SmRequest),
             "a" => match count(element.attr("h")) {
                 Some(h) => Some(Action::SmAck(h)),
-                None => sm_failed(StanzaCondition::BadRequest.into(), out),
+                // The schema is broken, and with it the count that both sides rely on.
+                None => self.fail(StreamCondition::InvalidXml, out),
             },
             _ => self.fail(StreamCondition::UnsupportedStanzaType, out),
         }
@@ -222,7 +223,7 @@ impl Stream {
         }
         let previd = element
             .attr("previd")
-            .filter(|id| !id.is_empty() && id.len() <= MAX_PREVID_BYTES);
+            .filter(|id| id.len() <= MAX_PREVID_BYTES);
         let (Some(previd), Some(h)) = (previd, count(element.attr("h"))) else {
             return sm_failed(StanzaCondition::BadRequest.into(), out);
         };
