@@ -246,8 +246,11 @@ impl Node {
     fn iq_to_account(self: &Arc<Self>, stanza: Stanza, to: &Jid, routes: &mut Routes) {
         let copy = stanza.clone();
         let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+            let mut is_seen = false;
             let is_served = user.is_ok_and(|user| {
-                user.exists() && !stanza.from.as_ref().is_some_and(|from| user.is_blocked(from))
+                let Some(from) = &stanza.from else { return false };
+                is_seen = user.may_see_presence(from);
+                user.exists() && !user.is_blocked(from)
             });
             let child = stanza.payload.children.first();
             let is_set = stanza.type_str() == "set";
@@ -255,7 +258,8 @@ impl Node {
             let is_ping = child.is_some_and(|c| !is_set && &*c.ns == ns::PING && &*c.name == "ping");
             let found = child.and_then(|c| live.matches.find(Target::Account, is_set, &c.ns, &c.name));
             match found {
-                _ if is_served && is_ping && live.config.modules.ping => fx.routes.push(stanza.result()),
+                // To a stranger the account looks like one that does not exist.
+                _ if is_served && is_ping && is_seen && live.config.modules.ping => fx.routes.push(stanza.result()),
                 Some((handler, _)) if is_served => fx.local.push(Local::Ask { handler, stanza, session: None }),
                 _ => fx.routes.extend(stanza.error(&StanzaCondition::ServiceUnavailable.into())),
             }

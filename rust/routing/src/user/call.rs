@@ -10,8 +10,7 @@ impl User {
         match call {
             Call::Exists => return Ok(CallAnswer::Flag(self.is_there)),
             Call::MaySeePresence { by } => {
-                let may = self.is_there && !self.is_blocked(&by) && self.sees_presence(&by);
-                return Ok(CallAnswer::Flag(may));
+                return Ok(CallAnswer::Flag(self.may_see_presence(&by)));
             }
             Call::Sessions => return Ok(CallAnswer::Sessions(self.summaries())),
             _ if !self.is_there => return Err(StanzaCondition::ItemNotFound.into()),

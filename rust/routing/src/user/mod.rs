@@ -483,6 +483,12 @@ impl User {
             && self.blocked.matches(by)
     }
 
+    /// Whether this address may see the user's presence: the user himself, or a subscribed contact.
+    #[must_use]
+    pub fn may_see_presence(&self, by: &Jid) -> bool {
+        self.is_there && !self.is_blocked(by) && self.sees_presence(by)
+    }
+
     /// Executes a call.
     ///
     /// # Errors
