@@ -23,14 +23,14 @@ SECRET = {"kind": "secret"}
 
 MECHANISMS = (
     "SCRAM-SHA-512-PLUS",
-    "SCRAM-SHA-512",
     "SCRAM-SHA-256-PLUS",
-    "SCRAM-SHA-256",
     "SCRAM-SHA-1-PLUS",
+    "SCRAM-SHA-512",
+    "SCRAM-SHA-256",
     "SCRAM-SHA-1",
     "PLAIN",
 )
-"""What is offered when `auth.mechanisms` is left out, strongest first."""
+"""What is offered when `auth.mechanisms` is left out: a bound channel first, then by hash."""
 
 HTTP_PATHS = ("/ws", "/.well-known/host-meta", "/livez", "/readyz", "/metrics")
 """The paths an HTTP listener can serve."""
