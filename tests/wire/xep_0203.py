@@ -33,14 +33,6 @@ async def test_what_did_not_wait_has_no_stamp(clients: Clients) -> None:
     assert not (await juliet.expect("message")).has("delay", ns.DELAY)
 
 
-@pytest.mark.deviates(prosody="announces it only where a module asks")
-async def test_support_is_announced(clients: Clients) -> None:
-    romeo = await clients.online()
-    reply = await romeo.iq("get", to=romeo.host, payload=E("query", ns.DISCO_INFO))
-    features = {f.get("var") for f in reply.at(("query", ns.DISCO_INFO)).all("feature")}
-    assert ns.DELAY in features
-
-
 async def test_message_that_waited_for_a_resumption_may_be_stamped_once(clients: Clients) -> None:
     # requirements 4.1: with the original stamp, if at all
     romeo = await clients.online()

@@ -43,10 +43,3 @@ async def test_hint_wins_over_the_default_in_offline_storage(
     await late.sync()
     found = [e for e in late.drain() if e.name == "message" and e.id == "m1"]
     assert bool(found) == kept
-
-
-@pytest.mark.ours("hints are announced")
-async def test_support_is_announced(romeo: Client) -> None:
-    reply = await romeo.iq("get", to=romeo.host, payload=E("query", ns.DISCO_INFO))
-    features = {f.get("var") for f in reply.at(("query", ns.DISCO_INFO)).all("feature")}
-    assert ns.HINTS in features
