@@ -4,17 +4,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from pathlib import Path
 
 import click
 
 from antiphon import __version__
+from antiphon._library import is_stale
 from antiphon.cli.shared import config_option, load
 from antiphon.config.check import parse_address
 from antiphon.config.core import websocket_url
 from antiphon.node import lifecycle, log
 from antiphon.node.app import Node
+
+
+_log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -27,6 +32,8 @@ def serve(config_file: str | None) -> int:
     """
     loaded = load(config_file)
     log.configure(loaded.config.log)
+    if is_stale():
+        _log.warning("library older than its sources", extra={"advice": "run make build"})
 
     async def inner() -> int:
         node = Node(loaded, lambda: load(config_file))

@@ -64,6 +64,10 @@ async def node(file: Path) -> AsyncIterator[Node]:
     await made.stop(1)
 
 
+def state_of(node: Node) -> str:
+    return node.state.value
+
+
 async def get(node: Node, path: str) -> tuple[int, str]:
     """(status, body) of an HTTP request."""
     address = dict(node.core.addresses())["http"]
@@ -78,13 +82,13 @@ async def get(node: Node, path: str) -> tuple[int, str]:
 
 async def test_a_started_node_is_ready_and_a_stopped_one_is_not(file: Path) -> None:
     node = make(file)
-    assert node.state.value == "starting"
+    assert state_of(node) == "starting"
     await node.start()
-    assert node.state.value == "ready"
+    assert state_of(node) == "ready"
     status, body = await get(node, "/readyz")
     assert (status, '"ready"' in body) == (200, True)
     await node.stop(1)
-    assert node.state.value == "stopped"
+    assert state_of(node) == "stopped"
     assert not (file.parent / "data" / "admin.sock").exists()
 
 
