@@ -18,7 +18,6 @@ from antiphon.config.core import websocket_url
 from antiphon.node import lifecycle, log
 from antiphon.node.app import Node
 
-
 _log = logging.getLogger(__name__)
 
 
