@@ -10,14 +10,22 @@ use std::path::{Path, PathBuf};
 const LEFT_OUT: [&str; 4] = ["fuzz", "tests", "examples", "target"];
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
     for path in entries.flatten().map(|e| e.path()) {
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default();
         if path.is_dir() {
             if !LEFT_OUT.contains(&name) {
                 collect(&path, files);
             }
-        } else if matches!(path.extension().and_then(|e| e.to_str()), Some("rs" | "toml" | "sql")) {
+        } else if matches!(
+            path.extension().and_then(|e| e.to_str()),
+            Some("rs" | "toml" | "sql")
+        ) {
             files.push(path);
         }
     }
@@ -42,7 +50,11 @@ fn main() {
         digest.update(fs::read(path).unwrap_or_default());
         digest.update([0]);
     }
-    let text: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let text: String = digest
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     println!("cargo::rustc-env=ANTIPHON_DIGEST={text}");
     println!("cargo::rerun-if-changed=..");
 }

@@ -35,7 +35,11 @@ pub fn carry_out(node: &Arc<Node>, action: &Bound<'_, PyTuple>) -> PyResult<()> 
         ACT_REPLY => {
             let ticket = action.get_item(1)?.extract()?;
             let payload = action.get_item(2)?;
-            let payload = if payload.is_none() { None } else { Some(payload.cast::<Element>()?.get().0.clone()) };
+            let payload = if payload.is_none() {
+                None
+            } else {
+                Some(payload.cast::<Element>()?.get().0.clone())
+            };
             node.reply(ticket, payload.as_deref());
         }
         ACT_FAIL => node.fail(action.get_item(1)?.extract()?, &stanza_error(action)?),
@@ -43,16 +47,31 @@ pub fn carry_out(node: &Arc<Node>, action: &Bound<'_, PyTuple>) -> PyResult<()> 
         ACT_CALL => {
             let name: String = action.get_item(2)?.extract()?;
             let args = action.get_item(3)?;
-            node.call(action.get_item(1)?.extract()?, operations::decode(&name, args.cast()?)?);
+            node.call(
+                action.get_item(1)?.extract()?,
+                operations::decode(&name, args.cast()?)?,
+            );
         }
         ACT_HTTP => {
-            let (_, ticket, status, headers, body): (u8, u64, u16, Vec<(String, String)>, Vec<u8>) = action.extract()?;
-            node.respond(ticket, HttpResponse { status, headers, body: body.into() });
+            let (_, ticket, status, headers, body): (u8, u64, u16, Vec<(String, String)>, Vec<u8>) =
+                action.extract()?;
+            node.respond(
+                ticket,
+                HttpResponse {
+                    status,
+                    headers,
+                    body: body.into(),
+                },
+            );
         }
         ACT_REQUEST => {
             let timeout_s: f64 = action.get_item(3)?.extract()?;
             let timeout_ms = (timeout_s.clamp(0.0, 3600.0) * 1000.0) as u64;
-            node.request(action.get_item(1)?.extract()?, addressed(&action.get_item(2)?)?, timeout_ms);
+            node.request(
+                action.get_item(1)?.extract()?,
+                addressed(&action.get_item(2)?)?,
+                timeout_ms,
+            );
         }
         ACT_CAPS => {
             let (_, hash, ver): (u8, String, String) = action.extract()?;
@@ -83,13 +102,19 @@ fn stanza_error(action: &Bound<'_, PyTuple>) -> PyResult<StanzaError> {
             "continue" => ErrorType::Continue,
             "modify" => ErrorType::Modify,
             "wait" => ErrorType::Wait,
-            other => return Err(PyValueError::new_err(format!("unknown stanza error type {other:?}"))),
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "unknown stanza error type {other:?}"
+                )));
+            }
         };
     }
     error.text = action.get_item(4)?.extract()?;
     let app = action.get_item(5)?;
     if !app.is_none() {
-        let element = app.cast::<Element>().map_err(|_| PyTypeError::new_err("the application condition must be an Element"))?;
+        let element = app
+            .cast::<Element>()
+            .map_err(|_| PyTypeError::new_err("the application condition must be an Element"))?;
         error.app = Some(Box::new((*element.get().0).clone()));
     }
     Ok(error)

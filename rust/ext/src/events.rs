@@ -62,12 +62,32 @@ impl HttpRequest {
 pub fn event(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
     let none = || py.None();
     match event {
-        Event::Iq { ticket, stanza, session, address, handler } => {
-            (EV_IQ, ticket, Stanza { stanza, session, address }, handler).into_pyobject(py)
+        Event::Iq {
+            ticket,
+            stanza,
+            session,
+            address,
+            handler,
+        } => (
+            EV_IQ,
+            ticket,
+            Stanza {
+                stanza,
+                session,
+                address,
+            },
+            handler,
+        )
+            .into_pyobject(py),
+        Event::Result(ticket, value) => {
+            (EV_RESULT, ticket, convert(py, value)?, none()).into_pyobject(py)
         }
-        Event::Result(ticket, value) => (EV_RESULT, ticket, convert(py, value)?, none()).into_pyobject(py),
-        Event::Failed(ticket, error) => (EV_FAILED, ticket, error.condition.name(), error.text).into_pyobject(py),
-        Event::Http(ticket, request) => (EV_HTTP, ticket, HttpRequest(*request), none()).into_pyobject(py),
+        Event::Failed(ticket, error) => {
+            (EV_FAILED, ticket, error.condition.name(), error.text).into_pyobject(py)
+        }
+        Event::Http(ticket, request) => {
+            (EV_HTTP, ticket, HttpRequest(*request), none()).into_pyobject(py)
+        }
         Event::Log(level, event, fields) => {
             let dict = PyDict::new(py);
             for (name, value) in fields {
@@ -87,17 +107,32 @@ fn convert(py: Python<'_>, value: Value) -> PyResult<Py<PyAny>> {
         Value::Int(number) => number.into_pyobject(py)?.into_any().unbind(),
         Value::Bytes(bytes) => PyBytes::new(py, &bytes).into_any().unbind(),
         Value::Texts(texts) => texts.into_pyobject(py)?.unbind(),
-        Value::Jids(jids) => jids.into_iter().map(Jid).collect::<Vec<_>>().into_pyobject(py)?.unbind(),
+        Value::Jids(jids) => jids
+            .into_iter()
+            .map(Jid)
+            .collect::<Vec<_>>()
+            .into_pyobject(py)?
+            .unbind(),
         Value::Element(e) => element(e).into_pyobject(py)?.into_any().unbind(),
         Value::Stanza(stanza) => Stanza::plain(stanza).into_pyobject(py)?.into_any().unbind(),
-        Value::Activity(at_ms, status, is_online) => (at_ms, status, is_online).into_pyobject(py)?.into_any().unbind(),
+        Value::Activity(at_ms, status, is_online) => (at_ms, status, is_online)
+            .into_pyobject(py)?
+            .into_any()
+            .unbind(),
         Value::Sessions(sessions) => {
             let sessions = sessions.into_iter();
-            let rows: Vec<_> = sessions.map(|(jid, prio, presence, carbons)| (Jid(jid), prio, presence.map(element), carbons)).collect();
+            let rows: Vec<_> = sessions
+                .map(|(jid, prio, presence, carbons)| {
+                    (Jid(jid), prio, presence.map(element), carbons)
+                })
+                .collect();
             rows.into_pyobject(py)?.unbind()
         }
         Value::Accounts(accounts) => {
-            let rows: Vec<_> = accounts.into_iter().map(|(jid, enabled, created)| (Jid(jid), enabled, created)).collect();
+            let rows: Vec<_> = accounts
+                .into_iter()
+                .map(|(jid, enabled, created)| (Jid(jid), enabled, created))
+                .collect();
             rows.into_pyobject(py)?.unbind()
         }
         Value::Stats(stats) => {

@@ -14,6 +14,9 @@ pub fn names(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
     PyTuple::new(py, OPERATIONS)
 }
 
+/// Hash, iterations, salt, StoredKey, ServerKey.
+type KeyRow = (String, u32, Vec<u8>, Vec<u8>, Vec<u8>);
+
 struct Arguments<'a, 'py> {
     name: &'a str,
     args: &'a Bound<'py, PyTuple>,
@@ -24,7 +27,9 @@ impl<'py> Arguments<'_, 'py> {
     fn raw(&mut self) -> PyResult<Bound<'py, PyAny>> {
         let item = self.args.get_item(self.next);
         self.next += 1;
-        item.map_err(|_| PyTypeError::new_err(format!("{}: argument {} is missing", self.name, self.next)))
+        item.map_err(|_| {
+            PyTypeError::new_err(format!("{}: argument {} is missing", self.name, self.next))
+        })
     }
     fn jid(&mut self) -> PyResult<xmpp::Jid> {
         let raw = self.raw()?;
@@ -39,7 +44,10 @@ impl<'py> Arguments<'_, 'py> {
     }
     fn jids(&mut self) -> PyResult<Vec<xmpp::Jid>> {
         let raw = self.raw()?;
-        raw.cast::<PyList>()?.iter().map(|item| Ok(item.cast::<Jid>()?.get().0.clone())).collect()
+        raw.cast::<PyList>()?
+            .iter()
+            .map(|item| Ok(item.cast::<Jid>()?.get().0.clone()))
+            .collect()
     }
     fn text(&mut self) -> PyResult<String> {
         self.raw()?.extract()
@@ -63,25 +71,34 @@ impl<'py> Arguments<'_, 'py> {
         let (node, number) = self.raw()?.extract()?;
         Ok(SessionId { node, number })
     }
+    fn maybe_session(&mut self) -> PyResult<Option<SessionId>> {
+        let found: Option<(u32, u64)> = self.raw()?.extract()?;
+        Ok(found.map(|(node, number)| SessionId { node, number }))
+    }
     fn kind(&mut self) -> PyResult<MapKind> {
         match self.text()?.as_str() {
             "private" => Ok(MapKind::Private),
             "vcard" => Ok(MapKind::Vcard),
             "feature" => Ok(MapKind::Feature),
-            other => Err(PyValueError::new_err(format!("unknown kind of value {other:?}"))),
+            other => Err(PyValueError::new_err(format!(
+                "unknown kind of value {other:?}"
+            ))),
         }
     }
     fn keys(&mut self) -> PyResult<Vec<ScramKeys>> {
-        let rows: Vec<(String, u32, Vec<u8>, Vec<u8>, Vec<u8>)> = self.raw()?.extract()?;
+        let rows: Vec<KeyRow> = self.raw()?.extract()?;
         rows.into_iter().map(|row| scram_keys(&row)).collect()
     }
 }
 
-fn scram_keys(row: &(String, u32, Vec<u8>, Vec<u8>, Vec<u8>)) -> PyResult<ScramKeys> {
+fn scram_keys(row: &KeyRow) -> PyResult<ScramKeys> {
     let (name, iterations, salt, stored_key, server_key) = row;
     let hash = scram_hash(name)?;
     if stored_key.len() != hash.output_bytes() || server_key.len() != hash.output_bytes() {
-        return Err(PyValueError::new_err(format!("keys for {name} are {} bytes long", hash.output_bytes())));
+        return Err(PyValueError::new_err(format!(
+            "keys for {name} are {} bytes long",
+            hash.output_bytes()
+        )));
     }
     Ok(ScramKeys {
         hash,
@@ -97,13 +114,19 @@ pub fn scram_hash(name: &str) -> PyResult<ScramHash> {
         "sha-1" => Ok(ScramHash::Sha1),
         "sha-256" => Ok(ScramHash::Sha256),
         "sha-512" => Ok(ScramHash::Sha512),
-        _ => Err(PyValueError::new_err(format!("unknown hash {name:?}: sha-1, sha-256 or sha-512"))),
+        _ => Err(PyValueError::new_err(format!(
+            "unknown hash {name:?}: sha-1, sha-256 or sha-512"
+        ))),
     }
 }
 
 /// The operation of this name.
 pub fn decode(name: &str, args: &Bound<'_, PyTuple>) -> PyResult<Operation> {
-    let a = &mut Arguments { name, args, next: 0 };
+    let a = &mut Arguments {
+        name,
+        args,
+        next: 0,
+    };
     let operation = match name.split_once('.') {
         Some(("account", _)) => account(name, a)?,
         Some(("roster" | "block" | "carbons" | "presence" | "activity", _)) => entity(name, a)?,
@@ -115,32 +138,80 @@ pub fn decode(name: &str, args: &Bound<'_, PyTuple>) -> PyResult<Operation> {
 fn account(name: &str, a: &mut Arguments<'_, '_>) -> PyResult<Option<Operation>> {
     Ok(Some(match name {
         "account.exists" => Operation::AccountExists { jid: a.owner()? },
-        "account.create" => Operation::AccountCreate { jid: a.owner()?, password: a.text()? },
-        "account.password" => Operation::AccountPassword { jid: a.owner()?, password: a.text()? },
-        "account.put" => Operation::AccountPut { jid: a.owner()?, password: a.text()? },
-        "account.put_keys" => Operation::AccountPutKeys { jid: a.owner()?, keys: a.keys()? },
+        "account.create" => Operation::AccountCreate {
+            jid: a.owner()?,
+            password: a.text()?,
+        },
+        "account.password" => Operation::AccountPassword {
+            jid: a.owner()?,
+            password: a.text()?,
+        },
+        "account.put" => Operation::AccountPut {
+            jid: a.owner()?,
+            password: a.text()?,
+        },
+        "account.put_keys" => Operation::AccountPutKeys {
+            jid: a.owner()?,
+            keys: a.keys()?,
+        },
         "account.delete" => Operation::AccountDelete { jid: a.owner()? },
-        "account.enable" => Operation::AccountEnable { jid: a.owner()?, enabled: a.flag()? },
+        "account.enable" => Operation::AccountEnable {
+            jid: a.owner()?,
+            enabled: a.flag()?,
+        },
         "account.state" => Operation::AccountState { jid: a.owner()? },
-        "account.list" => Operation::AccountList { domain: a.text()?, after: a.maybe()?, limit: a.count()? },
+        "account.list" => Operation::AccountList {
+            domain: a.text()?,
+            after: a.maybe()?,
+            limit: a.count()?,
+        },
         "account.count" => Operation::AccountCount { domain: a.text()? },
-        "account.verify" => Operation::AccountVerify { jid: a.owner()?, password: a.text()? },
+        "account.verify" => Operation::AccountVerify {
+            jid: a.owner()?,
+            password: a.text()?,
+        },
         _ => return Ok(None),
     }))
 }
 
 fn entity(name: &str, a: &mut Arguments<'_, '_>) -> PyResult<Option<Operation>> {
     Ok(Some(match name {
-        "roster.get" => Operation::RosterGet { owner: a.owner()?, session: a.session()?, ver: a.maybe()? },
-        "roster.set" => {
-            Operation::RosterSet { owner: a.owner()?, jid: a.jid()?, name: a.text()?, groups: a.texts()? }
-        }
-        "roster.remove" => Operation::RosterRemove { owner: a.owner()?, jid: a.jid()? },
-        "block.list" => Operation::BlockList { owner: a.owner()?, session: a.session()? },
-        "block.add" => Operation::BlockAdd { owner: a.owner()?, jids: a.jids()? },
-        "block.remove" => Operation::BlockRemove { owner: a.owner()?, jids: a.jids()? },
-        "carbons.set" => Operation::CarbonsSet { owner: a.owner()?, session: a.session()?, enabled: a.flag()? },
-        "presence.may_see" => Operation::MaySee { owner: a.owner()?, by: a.jid()? },
+        "roster.get" => Operation::RosterGet {
+            owner: a.owner()?,
+            session: a.maybe_session()?,
+            ver: a.maybe()?,
+        },
+        "roster.set" => Operation::RosterSet {
+            owner: a.owner()?,
+            jid: a.jid()?,
+            name: a.text()?,
+            groups: a.texts()?,
+        },
+        "roster.remove" => Operation::RosterRemove {
+            owner: a.owner()?,
+            jid: a.jid()?,
+        },
+        "block.list" => Operation::BlockList {
+            owner: a.owner()?,
+            session: a.session()?,
+        },
+        "block.add" => Operation::BlockAdd {
+            owner: a.owner()?,
+            jids: a.jids()?,
+        },
+        "block.remove" => Operation::BlockRemove {
+            owner: a.owner()?,
+            jids: a.jids()?,
+        },
+        "carbons.set" => Operation::CarbonsSet {
+            owner: a.owner()?,
+            session: a.session()?,
+            enabled: a.flag()?,
+        },
+        "presence.may_see" => Operation::MaySee {
+            owner: a.owner()?,
+            by: a.jid()?,
+        },
         "activity.last" => Operation::Activity { owner: a.owner()? },
         _ => return Ok(None),
     }))
@@ -149,12 +220,33 @@ fn entity(name: &str, a: &mut Arguments<'_, '_>) -> PyResult<Option<Operation>> 
 fn other(name: &str, a: &mut Arguments<'_, '_>) -> PyResult<Option<Operation>> {
     Ok(Some(match name {
         "sessions.list" => Operation::SessionsList { owner: a.owner()? },
-        "sessions.all" => Operation::SessionsAll { domain: a.text()?, after: a.maybe()?, limit: a.count()? },
+        "sessions.all" => Operation::SessionsAll {
+            domain: a.text()?,
+            after: a.maybe()?,
+            limit: a.count()?,
+        },
         "sessions.count" => Operation::SessionsCount { domain: a.maybe()? },
-        "sessions.kick" => Operation::Kick { owner: a.owner()?, resource: a.maybe()?, condition: a.text()? },
-        "map.get" => Operation::MapGet { owner: a.owner()?, kind: a.kind()?, key: a.text()? },
-        "map.put" => Operation::MapPut { owner: a.owner()?, kind: a.kind()?, key: a.text()?, value: a.bytes()? },
-        "map.keys" => Operation::MapKeys { owner: a.owner()?, kind: a.kind()?, prefix: a.text()? },
+        "sessions.kick" => Operation::Kick {
+            owner: a.owner()?,
+            resource: a.maybe()?,
+            condition: a.text()?,
+        },
+        "map.get" => Operation::MapGet {
+            owner: a.owner()?,
+            kind: a.kind()?,
+            key: a.text()?,
+        },
+        "map.put" => Operation::MapPut {
+            owner: a.owner()?,
+            kind: a.kind()?,
+            key: a.text()?,
+            value: a.bytes()?,
+        },
+        "map.keys" => Operation::MapKeys {
+            owner: a.owner()?,
+            kind: a.kind()?,
+            prefix: a.text()?,
+        },
         "offline.count" => Operation::OfflineCount { owner: a.owner()? },
         "node.stats" => Operation::Stats {},
         _ => return Ok(None),

@@ -23,11 +23,19 @@ pub fn toml_positions<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, P
 }
 
 fn line(text: &str, offset: usize) -> usize {
-    text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
+    text.as_bytes()[..offset.min(text.len())]
+        .iter()
+        .filter(|b| **b == b'\n')
+        .count()
+        + 1
 }
 
 fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 fn note_item(dict: &Bound<'_, PyDict>, text: &str, path: String, item: &Item) -> PyResult<()> {
@@ -77,7 +85,12 @@ fn note_value(dict: &Bound<'_, PyDict>, text: &str, path: String, value: &Value)
     Ok(())
 }
 
-fn note(dict: &Bound<'_, PyDict>, text: &str, path: &str, span: Option<std::ops::Range<usize>>) -> PyResult<()> {
+fn note(
+    dict: &Bound<'_, PyDict>,
+    text: &str,
+    path: &str,
+    span: Option<std::ops::Range<usize>>,
+) -> PyResult<()> {
     match span {
         Some(span) if !path.is_empty() => dict.set_item(path, line(text, span.start)),
         _ => Ok(()),
@@ -95,12 +108,16 @@ pub fn derive_keys<'py>(
     let hash = scram_hash(hash)?;
     let password = prepare_opaque(password).map_err(|e| PyValueError::new_err(e.to_string()))?;
     let keys = py.detach(|| ScramKeys::derive(hash, &password, &salt, iterations));
-    Ok((PyBytes::new(py, &keys.stored_key), PyBytes::new(py, &keys.server_key)))
+    Ok((
+        PyBytes::new(py, &keys.stored_key),
+        PyBytes::new(py, &keys.server_key),
+    ))
 }
 
 #[pyfunction]
 pub fn self_signed(py: Python<'_>, domains: Vec<String>) -> PyResult<(String, String)> {
-    py.detach(|| tls::self_signed(&domains)).map_err(PyValueError::new_err)
+    py.detach(|| tls::self_signed(&domains))
+        .map_err(PyValueError::new_err)
 }
 
 #[pyfunction]

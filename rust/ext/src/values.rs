@@ -13,7 +13,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What `Element.parse` accepts: Python parses only what is small or its own.
-const PARSE_LIMITS: Limits = Limits { stanza_bytes: 1024 * 1024, depth: 256, elements: 100_000, attributes: 256 };
+const PARSE_LIMITS: Limits = Limits {
+    stanza_bytes: 1024 * 1024,
+    depth: 256,
+    elements: 100_000,
+    attributes: 256,
+};
 
 #[pyclass(frozen, module = "antiphon._core")]
 #[derive(Clone)]
@@ -46,7 +51,10 @@ impl Jid {
         self.0.is_bare()
     }
     fn with_resource(&self, resource: &str) -> PyResult<Self> {
-        self.0.with_resource(resource).map(Self).map_err(|e| JidError::new_err(e.to_string()))
+        self.0
+            .with_resource(resource)
+            .map(Self)
+            .map_err(|e| JidError::new_err(e.to_string()))
     }
     fn __str__(&self) -> &str {
         self.0.as_str()
@@ -60,7 +68,9 @@ impl Jid {
         hasher.finish()
     }
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-        other.cast::<Self>().is_ok_and(|other| other.get().0 == self.0)
+        other
+            .cast::<Self>()
+            .is_ok_and(|other| other.get().0 == self.0)
     }
     fn __lt__(&self, other: &Bound<'_, Self>) -> bool {
         self.0.as_str() < other.get().0.as_str()
@@ -114,7 +124,9 @@ impl Element {
         children: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         if !xmpp::xml::is_ncname(&name) {
-            return Err(PyValueError::new_err(format!("not an element name: {name:?}")));
+            return Err(PyValueError::new_err(format!(
+                "not an element name: {name:?}"
+            )));
         }
         check_chars(&ns)?;
         let mut element = xmpp::Element::new(ns, name);
@@ -122,7 +134,9 @@ impl Element {
             for pair in attrs.items()?.iter() {
                 let (key, value): (String, String) = pair.extract()?;
                 if !xmpp::xml::is_ncname(&key) {
-                    return Err(PyValueError::new_err(format!("not an attribute name: {key:?}")));
+                    return Err(PyValueError::new_err(format!(
+                        "not an attribute name: {key:?}"
+                    )));
                 }
                 check_chars(&value)?;
                 element.set_attr(key, value);
@@ -155,7 +169,11 @@ impl Element {
     }
     #[getter]
     fn children<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let children: Vec<Self> = self.0.elements().map(|e| Self(Arc::new(e.clone()))).collect();
+        let children: Vec<Self> = self
+            .0
+            .elements()
+            .map(|e| Self(Arc::new(e.clone())))
+            .collect();
         PyList::new(py, children)
     }
     #[pyo3(signature = (name, default = None))]
@@ -180,14 +198,24 @@ impl Element {
     fn parse(xml: &[u8], default_ns: &str) -> PyResult<Self> {
         let text = std::str::from_utf8(xml).map_err(|e| PyValueError::new_err(e.to_string()))?;
         let parsed = xmpp::xml::reader::parse_element(text, default_ns, PARSE_LIMITS);
-        parsed.map(|e| Self(Arc::new(e))).map_err(|e| PyValueError::new_err(e.to_string()))
+        parsed
+            .map(|e| Self(Arc::new(e)))
+            .map_err(|e| PyValueError::new_err(e.to_string()))
     }
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-        other.cast::<Self>().is_ok_and(|other| other.get().0 == self.0)
+        other
+            .cast::<Self>()
+            .is_ok_and(|other| other.get().0 == self.0)
     }
     fn __hash__(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (&*self.0.ns, &*self.0.name, self.0.attrs.len(), self.0.children.len()).hash(&mut hasher);
+        (
+            &*self.0.ns,
+            &*self.0.name,
+            self.0.attrs.len(),
+            self.0.children.len(),
+        )
+            .hash(&mut hasher);
         hasher.finish()
     }
     fn __repr__(&self) -> String {
@@ -207,7 +235,11 @@ pub struct Stanza {
 
 impl Stanza {
     pub fn plain(stanza: xmpp::Stanza) -> Self {
-        Self { stanza, session: None, address: None }
+        Self {
+            stanza,
+            session: None,
+            address: None,
+        }
     }
 }
 

@@ -72,7 +72,14 @@ pub struct Client {
 
 impl Client {
     /// A connection that waits for the client's stream header.
-    pub fn new(gateway: Arc<dyn Gateway>, config: Arc<Config>, limits: ClientLimits, peer: Peer, framing: Framing, channel: Channel) -> Self {
+    pub fn new(
+        gateway: Arc<dyn Gateway>,
+        config: Arc<Config>,
+        limits: ClientLimits,
+        peer: Peer,
+        framing: Framing,
+        channel: Channel,
+    ) -> Self {
         let now_ms = gateway.now_ms();
         Self {
             stream: Stream::new(config, framing, channel),
@@ -132,7 +139,9 @@ impl Client {
         match action {
             Action::StartTls(domain) => return Some(Step::StartTls(domain.as_str().to_owned())),
             Action::Auth(query) => self.authenticate(query),
-            Action::Authenticated(account, mechanism) => self.gateway.authenticated(&account, mechanism),
+            Action::Authenticated(account, mechanism) => {
+                self.gateway.authenticated(&account, mechanism)
+            }
             Action::Bind { account, resource } => {
                 let bound = self.gateway.bind(account, resource, self.framing);
                 self.later = Some(Box::pin(async { Reply::Bound(bound.await) }));
@@ -177,7 +186,9 @@ impl Client {
     }
 
     fn stanza(&mut self, stanza: Stanza, now_ms: u64) {
-        let Some((session, _)) = &self.session else { return };
+        let Some((session, _)) = &self.session else {
+            return;
+        };
         let seq = session.received();
         if self.gateway.stanza(session, stanza, seq) == Flow::Hold {
             session.hold();
@@ -188,7 +199,9 @@ impl Client {
 
     /// The stream has judged a stanza by itself.
     fn answered(&mut self, answer: Option<Stanza>, now_ms: u64) {
-        let Some((session, _)) = &self.session else { return };
+        let Some((session, _)) = &self.session else {
+            return;
+        };
         session.handled(session.received());
         if let Some(answer) = answer {
             // A full queue ends the session; there is nobody else to tell.
@@ -205,17 +218,26 @@ impl Client {
     }
 
     fn sm_enable(&mut self, resume: bool, max: Option<u32>) {
-        let Some((session, _)) = &self.session else { return };
+        let Some((session, _)) = &self.session else {
+            return;
+        };
         let enabled = self.gateway.sm_enable(session, resume, max);
         let mut out = Outgoing::new(self.framing);
         let (id, max) = enabled.resume.unzip();
-        let enabled = SmEnabled { resume: id.is_some(), id, max, location: None };
+        let enabled = SmEnabled {
+            resume: id.is_some(),
+            id,
+            max,
+            location: None,
+        };
         self.stream.sm_enabled(Ok(enabled), &mut out);
         session.enable_sm(out);
     }
 
     fn sm_ack(&mut self, h: u32) {
-        let Some((session, _)) = &self.session else { return };
+        let Some((session, _)) = &self.session else {
+            return;
+        };
         match session.acked(h) {
             Ok(ids) if ids.is_empty() => {}
             Ok(ids) => self.gateway.offline_received(&session.jid, ids),
@@ -224,8 +246,12 @@ impl Client {
     }
 
     fn poll_later(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(later) = &mut self.later else { return true };
-        let Poll::Ready(reply) = later.as_mut().poll(cx) else { return false };
+        let Some(later) = &mut self.later else {
+            return true;
+        };
+        let Poll::Ready(reply) = later.as_mut().poll(cx) else {
+            return false;
+        };
         self.later = None;
         let mut out = Outgoing::new(self.framing);
         match reply {
@@ -238,12 +264,17 @@ impl Client {
                 self.session = Some((session, FIRST_GENERATION));
             }
             Reply::Resumed(Ok((session, h))) => {
-                self.stream.sm_resumed(Ok((session.jid.clone(), h)), &mut out);
-                let generation = session.attach(self.framing, std::mem::replace(&mut out, Outgoing::new(self.framing)));
+                self.stream
+                    .sm_resumed(Ok((session.jid.clone(), h)), &mut out);
+                let generation = session.attach(
+                    self.framing,
+                    std::mem::replace(&mut out, Outgoing::new(self.framing)),
+                );
                 self.session = Some((session, generation));
             }
             Reply::Resumed(Err(ResumeFailed::Failed { condition, h })) => {
-                self.stream.sm_resumed(Err(SmFailed { condition, h }), &mut out);
+                self.stream
+                    .sm_resumed(Err(SmFailed { condition, h }), &mut out);
             }
             Reply::Resumed(Err(ResumeFailed::AckAhead(ahead))) => self.fail(ahead.stream_error()),
         }
@@ -280,7 +311,8 @@ impl Client {
 
     /// Ends the stream from our side.
     fn fail(&mut self, error: StreamError) {
-        self.gateway.count(Count::StreamError(error.condition.name()));
+        self.gateway
+            .count(Count::StreamError(error.condition.name()));
         self.collect();
         self.stream.close(Some(error.clone()), &mut self.out);
         self.end(Ended::Closed(Some(error)));
@@ -308,14 +340,17 @@ impl Client {
     }
 
     fn look_at_session(&mut self, cx: &Context<'_>) {
-        let Some((session, generation)) = &self.session else { return };
+        let Some((session, generation)) = &self.session else {
+            return;
+        };
         let taken = session.take(*generation, cx.waker());
         append(&mut self.out, taken.out);
         self.offline.extend(taken.offline);
         if taken.is_replaced {
             self.session = None;
             self.is_over = true;
-            let error = StreamError::from(StreamCondition::Conflict).with_text("the session was resumed elsewhere");
+            let error = StreamError::from(StreamCondition::Conflict)
+                .with_text("the session was resumed elsewhere");
             self.stream.close(Some(error), &mut self.out);
         } else if let Some(error) = taken.close {
             self.fail(error);
@@ -330,7 +365,8 @@ impl Client {
         }
         if self.session.is_none() {
             if limits.login_seconds > 0 && now_ms >= self.started_ms + limits.login_seconds * 1000 {
-                let error = StreamError::from(StreamCondition::ConnectionTimeout).with_text("login took too long");
+                let error = StreamError::from(StreamCondition::ConnectionTimeout)
+                    .with_text("login took too long");
                 self.fail(error);
             }
             return;
@@ -352,8 +388,12 @@ impl Client {
     }
 
     fn ping(&mut self, now_ms: u64) {
-        let Some((session, _)) = &self.session else { return };
-        let Ok(host) = Jid::parse(session.jid.domain()) else { return };
+        let Some((session, _)) = &self.session else {
+            return;
+        };
+        let Ok(host) = Jid::parse(session.jid.domain()) else {
+            return;
+        };
         self.ping_count += 1;
         let ping = Stanza::new(StanzaKind::Iq)
             .with_type("get")
@@ -385,7 +425,11 @@ impl Driver for Client {
         if !self.is_over {
             self.look_at_session(cx);
         }
-        if self.is_over { Step::Close } else { step.unwrap_or(Step::Idle) }
+        if self.is_over {
+            Step::Close
+        } else {
+            step.unwrap_or(Step::Idle)
+        }
     }
 
     fn take_out(&mut self) -> Outgoing {
@@ -419,8 +463,12 @@ impl Driver for Client {
         let limits = self.limits;
         match (&self.session, self.pinged_ms) {
             (None, _) if limits.login_seconds > 0 => self.started_ms + limits.login_seconds * 1000,
-            (Some(_), 0) if limits.ping_seconds > 0 => self.last_read_ms + limits.ping_seconds * 1000,
-            (Some(_), pinged) if limits.ping_seconds > 0 => pinged + limits.ping_timeout_seconds * 1000,
+            (Some(_), 0) if limits.ping_seconds > 0 => {
+                self.last_read_ms + limits.ping_seconds * 1000
+            }
+            (Some(_), pinged) if limits.ping_seconds > 0 => {
+                pinged + limits.ping_timeout_seconds * 1000
+            }
             _ => u64::MAX,
         }
     }

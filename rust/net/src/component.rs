@@ -55,7 +55,9 @@ impl Component {
     fn act(&mut self, action: Action, now_ms: u64) {
         match (action, &self.session) {
             (Action::Authenticated(domain), _) => self.admit(&domain),
-            (Action::Stanza(stanza), Some(session)) => self.gateway.component_stanza(session, stanza),
+            (Action::Stanza(stanza), Some(session)) => {
+                self.gateway.component_stanza(session, stanza)
+            }
             (Action::Answer(stanza), Some(session)) => {
                 // A full queue ends the session, and then there is nobody to answer.
                 let _ = session.deliver(stanza, None, now_ms);
@@ -75,7 +77,8 @@ impl Component {
     }
 
     fn fail(&mut self, error: StreamError) {
-        self.gateway.count(Count::StreamError(error.condition.name()));
+        self.gateway
+            .count(Count::StreamError(error.condition.name()));
         self.stream.close(Some(error), &mut self.out);
         self.end();
     }
@@ -83,7 +86,10 @@ impl Component {
     fn end(&mut self) {
         self.is_over = true;
         if let Some(session) = self.session.take() {
-            append(&mut self.out, session.take(FIRST_GENERATION, std::task::Waker::noop()).out);
+            append(
+                &mut self.out,
+                session.take(FIRST_GENERATION, std::task::Waker::noop()).out,
+            );
             self.gateway.component_down(&session);
         }
     }
@@ -118,7 +124,11 @@ impl Driver for Component {
         if !self.is_over {
             self.look_at_session(cx);
         }
-        if self.is_over { Step::Close } else { Step::Idle }
+        if self.is_over {
+            Step::Close
+        } else {
+            Step::Idle
+        }
     }
 
     fn take_out(&mut self) -> Outgoing {
@@ -140,7 +150,11 @@ impl Driver for Component {
     }
 
     fn due_ms(&self) -> u64 {
-        if self.session.is_none() { self.started_ms + LOGIN_MS } else { u64::MAX }
+        if self.session.is_none() {
+            self.started_ms + LOGIN_MS
+        } else {
+            u64::MAX
+        }
     }
 
     fn abort(&mut self) {

@@ -94,7 +94,15 @@ impl<D: Driver> Conn<D> {
     /// A connection whose driver is ready for bytes; `ws` where they are WebSocket frames.
     pub fn new(transport: Transport, ws: Option<ws::Decoder>, driver: D, shared: Shared) -> Self {
         let alarm = shared.alarms.register();
-        Self { transport, ws, driver, shared, alarm, phase: Phase::Open, is_ws_closed: false }
+        Self {
+            transport,
+            ws,
+            driver,
+            shared,
+            alarm,
+            phase: Phase::Open,
+            is_ws_closed: false,
+        }
     }
 
     /// Bytes that came before the connection was made into this.
@@ -143,18 +151,22 @@ impl<D: Driver> Conn<D> {
 
     /// Lets the stream go on and queues what it writes.
     fn pump(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Step {
-        if let Some(ws) = &mut self.ws {
-            if let Err(code) = unframe(ws, &mut self.driver, &mut self.transport) {
-                self.transport.queue(ws::close_frame(code));
-                self.is_ws_closed = true;
-                self.driver.lost();
-                return Step::Close;
-            }
+        if let Some(ws) = &mut self.ws
+            && let Err(code) = unframe(ws, &mut self.driver, &mut self.transport)
+        {
+            self.transport.queue(ws::close_frame(code));
+            self.is_ws_closed = true;
+            self.driver.lost();
+            return Step::Close;
         }
         let step = self.driver.poll(cx, now_ms);
         let out = self.driver.take_out();
         if !out.bytes.is_empty() {
-            let bytes = if self.ws.is_some() { ws::frames(&out) } else { out.bytes };
+            let bytes = if self.ws.is_some() {
+                ws::frames(&out)
+            } else {
+                out.bytes
+            };
             self.transport.queue(bytes);
         }
         if matches!(step, Step::Close) && self.ws.is_some() && !self.is_ws_closed {
@@ -182,7 +194,8 @@ impl<D: Driver> Conn<D> {
 
     fn start_tls(&mut self, domain: String) -> io::Result<()> {
         let config = self.shared.tls.config(Some(&domain), Protocol::Client);
-        self.transport.start_tls(config.ok_or(io::ErrorKind::NotFound)?)?;
+        self.transport
+            .start_tls(config.ok_or(io::ErrorKind::NotFound)?)?;
         self.phase = Phase::Handshake(domain);
         Ok(())
     }
@@ -233,15 +246,15 @@ impl<D: Driver> Conn<D> {
     }
 
     fn finish_handshake(&mut self, early: &[u8]) {
-        if let Phase::Handshake(domain) = &self.phase {
-            if !self.transport.is_handshaking() {
-                if let Some(tls) = self.transport.tls() {
-                    let channel = self.shared.tls.channel(tls, Some(domain));
-                    self.driver.tls_started(channel);
-                }
-                self.phase = Phase::Open;
-                self.driver.feed(early);
+        if let Phase::Handshake(domain) = &self.phase
+            && !self.transport.is_handshaking()
+        {
+            if let Some(tls) = self.transport.tls() {
+                let channel = self.shared.tls.channel(tls, Some(domain));
+                self.driver.tls_started(channel);
             }
+            self.phase = Phase::Open;
+            self.driver.feed(early);
         }
     }
 
@@ -280,7 +293,11 @@ impl<D: Driver + Unpin> Future for Conn<D> {
                 this.shared.gateway.count(Count::Panicked);
                 this.driver.abort();
                 let out = this.driver.take_out();
-                let bytes = if this.ws.is_some() { ws::frames(&out) } else { out.bytes };
+                let bytes = if this.ws.is_some() {
+                    ws::frames(&out)
+                } else {
+                    out.bytes
+                };
                 this.transport.queue(bytes);
                 let _ = this.transport.poll_flush(cx, &mut 0);
                 Poll::Ready(())
@@ -303,9 +320,13 @@ fn feed<D: Driver>(ws: &mut Option<ws::Decoder>, driver: &mut D, bytes: &[u8]) {
 }
 
 /// Feeds the driver message by message, one at a time so that it can refuse the next.
-fn unframe<D: Driver>(ws: &mut ws::Decoder, driver: &mut D, transport: &mut Transport) -> Result<(), u16> {
+fn unframe<D: Driver>(
+    ws: &mut ws::Decoder,
+    driver: &mut D,
+    transport: &mut Transport,
+) -> Result<(), u16> {
     while driver.wants_read() {
-        match ws.next().map_err(|e| e.0)? {
+        match ws.next_event().map_err(|e| e.0)? {
             None => break,
             Some(ws::WsEvent::Text(message)) => driver.feed(&message),
             Some(ws::WsEvent::Ping(payload)) => {

@@ -1,11 +1,11 @@
 //! What connections ask of the node. Implemented by `antiphon-node`; nothing here decides.
 
 use crate::session::Session;
+use antiphon_xmpp::Jid;
 use antiphon_xmpp::sasl::{Answer, Query};
 use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
 use antiphon_xmpp::stream::sm::AckAhead;
 use antiphon_xmpp::stream::{Framing, StreamError};
-use antiphon_xmpp::Jid;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -101,7 +101,12 @@ pub trait Gateway: Send + Sync + 'static {
     /// A login succeeded.
     fn authenticated(&self, account: &Jid, mechanism: antiphon_xmpp::sasl::Mechanism);
     /// Binds a resource: makes the session and enters it at its entity.
-    fn bind(&self, account: Jid, resource: Option<String>, framing: Framing) -> Later<Result<Arc<Session>, StanzaError>>;
+    fn bind(
+        &self,
+        account: Jid,
+        resource: Option<String>,
+        framing: Framing,
+    ) -> Later<Result<Arc<Session>, StanzaError>>;
     /// A stanza of a bound session; `seq` is its number in the stream, 0 without stream management.
     fn stanza(&self, session: &Arc<Session>, stanza: Stanza, seq: u64) -> Flow;
     /// An in-band registration request before login.
@@ -110,7 +115,12 @@ pub trait Gateway: Send + Sync + 'static {
     fn sm_enable(&self, session: &Arc<Session>, resume: bool, max: Option<u32>) -> Enabled;
     /// Finds a session to resume, takes it from its old connection, and applies the client's `h`.
     /// On success the session awaits [`Session::attach`].
-    fn sm_resume(&self, account: Jid, previd: String, h: u32) -> Later<Result<(Arc<Session>, u32), ResumeFailed>>;
+    fn sm_resume(
+        &self,
+        account: Jid,
+        previd: String,
+        h: u32,
+    ) -> Later<Result<(Arc<Session>, u32), ResumeFailed>>;
     /// The session's connection is gone.
     fn ended(&self, session: Arc<Session>, how: Ended);
     /// Offline messages the client has received for good.

@@ -63,8 +63,20 @@ struct Site {
 }
 
 /// Serves one HTTP connection until it closes or becomes a WebSocket.
-pub(crate) async fn serve(net: Arc<Net>, config: Arc<ListenerConfig>, io: TcpStream, peer: SocketAddr, guard: AddressGuard) {
-    let site = Site { net, config, peer, channel: Arc::default(), guard: Arc::new(guard) };
+pub(crate) async fn serve(
+    net: Arc<Net>,
+    config: Arc<ListenerConfig>,
+    io: TcpStream,
+    peer: SocketAddr,
+    guard: AddressGuard,
+) {
+    let site = Site {
+        net,
+        config,
+        peer,
+        channel: Arc::default(),
+        guard: Arc::new(guard),
+    };
     let gateway = Arc::clone(&site.net.gateway);
     if site.config.tls == TlsMode::Direct {
         serve_tls(site, io).await;
@@ -76,13 +88,19 @@ pub(crate) async fn serve(net: Arc<Net>, config: Arc<ListenerConfig>, io: TcpStr
 
 async fn serve_tls(mut site: Site, io: TcpStream) {
     let hosts = site.net.tls.read().clone();
-    let Some(config) = hosts.config(None, Protocol::Http) else { return };
+    let Some(config) = hosts.config(None, Protocol::Http) else {
+        return;
+    };
     let accepting = tokio_rustls::TlsAcceptor::from(config).accept(io);
     match tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS), accepting).await {
         Ok(Ok(stream)) => {
             let channel = hosts.channel(stream.get_ref().1, None);
             // A browser cannot see TLS, so no channel binding is offered (XEP-0440 #rules).
-            site.channel = Arc::new(Channel { exporter: None, server_end_point: None, ..channel });
+            site.channel = Arc::new(Channel {
+                exporter: None,
+                server_end_point: None,
+                ..channel
+            });
             serve_io(site, stream).await;
         }
         _ => site.net.gateway.count(Count::TlsFailed),
@@ -118,19 +136,28 @@ async fn answer<I: HttpIo>(site: Site, request: Request<Incoming>) -> Response<F
 
 /// Whether a configured path covers this one: itself and what lies below it.
 fn serves(prefix: &str, path: &str) -> bool {
-    path.strip_prefix(prefix.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(prefix.trim_end_matches('/'))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }
 
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok());
-    values.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
+    let values = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|v| v.to_str().ok());
+    values
+        .flat_map(|v| v.split(','))
+        .any(|t| t.trim().eq_ignore_ascii_case(token))
 }
 
 fn upgrade<I: HttpIo>(site: Site, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -139,15 +166,24 @@ fn upgrade<I: HttpIo>(site: Site, mut request: Request<Incoming>) -> Response<Fu
         && has_token(headers, header::CONNECTION, "upgrade")
         && has_token(headers, header::UPGRADE, "websocket");
     if !is_websocket {
-        return plain(StatusCode::UPGRADE_REQUIRED, "this address speaks XMPP over WebSocket (RFC 7395)\n");
+        return plain(
+            StatusCode::UPGRADE_REQUIRED,
+            "this address speaks XMPP over WebSocket (RFC 7395)\n",
+        );
     }
     if !has_token(headers, header::SEC_WEBSOCKET_VERSION, "13") {
         let mut response = plain(StatusCode::UPGRADE_REQUIRED, "unknown WebSocket version\n");
-        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        response.headers_mut().insert(
+            header::SEC_WEBSOCKET_VERSION,
+            HeaderValue::from_static("13"),
+        );
         return response;
     }
     if !has_token(headers, header::SEC_WEBSOCKET_PROTOCOL, "xmpp") {
-        return plain(StatusCode::BAD_REQUEST, "the WebSocket subprotocol must be xmpp\n");
+        return plain(
+            StatusCode::BAD_REQUEST,
+            "the WebSocket subprotocol must be xmpp\n",
+        );
     }
     let Some(accept) = headers.get(header::SEC_WEBSOCKET_KEY).and_then(accept_key) else {
         return plain(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing\n");
@@ -157,7 +193,12 @@ fn upgrade<I: HttpIo>(site: Site, mut request: Request<Incoming>) -> Response<Fu
         if let Ok(upgraded) = upgraded.await
             && let Ok(parts) = upgraded.downcast::<TokioIo<I>>()
         {
-            websocket(site, parts.io.into_inner().into_transport(), &parts.read_buf).await;
+            websocket(
+                site,
+                parts.io.into_inner().into_transport(),
+                &parts.read_buf,
+            )
+            .await;
         }
     });
     let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, "");
@@ -165,14 +206,20 @@ fn upgrade<I: HttpIo>(site: Site, mut request: Request<Incoming>) -> Response<Fu
     headers.clear();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("xmpp"));
+    headers.insert(
+        header::SEC_WEBSOCKET_PROTOCOL,
+        HeaderValue::from_static("xmpp"),
+    );
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     response
 }
 
 /// RFC 6455 §4.2.2, item 5.4.
 fn accept_key(key: &HeaderValue) -> Option<HeaderValue> {
-    let decoded = STANDARD.decode(key.as_bytes()).ok().filter(|raw| raw.len() == 16);
+    let decoded = STANDARD
+        .decode(key.as_bytes())
+        .ok()
+        .filter(|raw| raw.len() == 16);
     decoded?;
     let mut digest = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
     digest.update(key.as_bytes());
@@ -183,9 +230,19 @@ fn accept_key(key: &HeaderValue) -> Option<HeaderValue> {
 async fn websocket(site: Site, transport: Transport, early: &[u8]) {
     let net = &site.net;
     let max_message = net.c2s.read().other.limits.stanza_bytes;
-    let client = net.client(site.peer.ip(), Framing::WebSocket, (*site.channel).clone(), false);
+    let client = net.client(
+        site.peer.ip(),
+        Framing::WebSocket,
+        (*site.channel).clone(),
+        false,
+    );
     net.gateway.count(Count::Accepted);
-    let mut conn = Conn::new(transport, Some(ws::Decoder::new(max_message)), client, net.shared());
+    let mut conn = Conn::new(
+        transport,
+        Some(ws::Decoder::new(max_message)),
+        client,
+        net.shared(),
+    );
     conn.feed(early);
     conn.await;
     drop(site.guard);
@@ -204,7 +261,8 @@ async fn forward(site: &Site, request: Request<Incoming>) -> Response<Full<Bytes
         Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the request came too slowly\n"),
     };
     let headers = head.headers.iter();
-    let headers = headers.filter_map(|(k, v)| Some((k.as_str().to_owned(), v.to_str().ok()?.to_owned())));
+    let headers =
+        headers.filter_map(|(k, v)| Some((k.as_str().to_owned(), v.to_str().ok()?.to_owned())));
     let request = HttpRequest {
         method: head.method.as_str().to_owned(),
         path: head.uri.path().to_owned(),
@@ -222,6 +280,13 @@ fn respond(answer: HttpResponse) -> Response<Full<Bytes>> {
     for (name, value) in &answer.headers {
         builder = builder.header(name, value);
     }
-    let broken = || plain(StatusCode::INTERNAL_SERVER_ERROR, "the application's answer is broken\n");
-    builder.body(Full::new(answer.body)).unwrap_or_else(|_| broken())
+    let broken = || {
+        plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the application's answer is broken\n",
+        )
+    };
+    builder
+        .body(Full::new(answer.body))
+        .unwrap_or_else(|_| broken())
 }

@@ -158,22 +158,40 @@ impl Net {
         }
         *count += 1;
         drop(addresses);
-        Some(AddressGuard { net: Arc::clone(self), ip })
+        Some(AddressGuard {
+            net: Arc::clone(self),
+            ip,
+        })
     }
 
     /// What a connection shares with the rest.
     #[must_use]
     pub fn shared(&self) -> Shared {
-        Shared { gateway: Arc::clone(&self.gateway), alarms: Arc::clone(&self.alarms), tls: self.tls.read().clone() }
+        Shared {
+            gateway: Arc::clone(&self.gateway),
+            alarms: Arc::clone(&self.alarms),
+            tls: self.tls.read().clone(),
+        }
     }
 
     /// A client's stream on a connection whose TLS, if any, stands.
     #[must_use]
     pub fn client(&self, ip: IpAddr, framing: Framing, channel: Channel, starttls: bool) -> Client {
         let configs = self.c2s.read();
-        let config = Arc::clone(if starttls { &configs.starttls } else { &configs.other });
+        let config = Arc::clone(if starttls {
+            &configs.starttls
+        } else {
+            &configs.other
+        });
         drop(configs);
-        Client::new(Arc::clone(&self.gateway), config, self.limits.read().client, Peer { ip }, framing, channel)
+        Client::new(
+            Arc::clone(&self.gateway),
+            config,
+            self.limits.read().client,
+            Peer { ip },
+            framing,
+            channel,
+        )
     }
 }
 
@@ -182,7 +200,11 @@ impl Net {
 /// # Errors
 /// The address cannot be bound.
 pub async fn listen(net: Arc<Net>, config: ListenerConfig) -> io::Result<SocketAddr> {
-    let socket = if config.address.is_ipv6() { tokio::net::TcpSocket::new_v6() } else { tokio::net::TcpSocket::new_v4() }?;
+    let socket = if config.address.is_ipv6() {
+        tokio::net::TcpSocket::new_v6()
+    } else {
+        tokio::net::TcpSocket::new_v4()
+    }?;
     socket.set_reuseaddr(true)?;
     socket.bind(config.address)?;
     let listener = socket.listen(4096)?;
@@ -221,13 +243,19 @@ fn accept(net: &Arc<Net>, config: &Arc<ListenerConfig>, io: TcpStream, peer: Soc
             (Kind::Http, _) => http::serve(net, config, io, peer, guard).await,
             (Kind::C2s, TlsMode::Direct) => serve_direct(net, io, peer.ip(), guard).await,
             (Kind::C2s, mode) => {
-                let client = net.client(peer.ip(), Framing::Tcp, Channel::default(), mode == TlsMode::Starttls);
+                let client = net.client(
+                    peer.ip(),
+                    Framing::Tcp,
+                    Channel::default(),
+                    mode == TlsMode::Starttls,
+                );
                 let conn = Conn::new(Transport::plain(io), None, client, net.shared());
                 conn.await;
                 drop(guard);
             }
             (Kind::Component, _) => {
-                let component = Component::new(Arc::clone(&net.gateway), net.components.read().clone());
+                let component =
+                    Component::new(Arc::clone(&net.gateway), net.components.read().clone());
                 Conn::new(Transport::plain(io), None, component, net.shared()).await;
                 drop(guard);
             }
@@ -238,8 +266,13 @@ fn accept(net: &Arc<Net>, config: &Arc<ListenerConfig>, io: TcpStream, peer: Soc
 /// Says why, where a stream can be written without TLS.
 fn refuse(net: &Net, config: &ListenerConfig, io: &TcpStream) {
     if config.kind == Kind::C2s && config.tls != TlsMode::Direct {
-        let mut stream = c2s::Stream::new(Arc::clone(&net.c2s.read().starttls), Framing::Tcp, Channel::default());
-        let error = StreamError::from(StreamCondition::PolicyViolation).with_text("too many connections from this address");
+        let mut stream = c2s::Stream::new(
+            Arc::clone(&net.c2s.read().starttls),
+            Framing::Tcp,
+            Channel::default(),
+        );
+        let error = StreamError::from(StreamCondition::PolicyViolation)
+            .with_text("too many connections from this address");
         let mut out = Outgoing::new(Framing::Tcp);
         stream.close(Some(error), &mut out);
         // The socket's buffer is empty, so this is written whole or the peer is gone.
@@ -250,7 +283,9 @@ fn refuse(net: &Net, config: &ListenerConfig, io: &TcpStream) {
 async fn serve_direct(net: Arc<Net>, io: TcpStream, ip: IpAddr, guard: AddressGuard) {
     let seconds = net.limits.read().client.login_seconds;
     let shared = net.shared();
-    let Some(tls) = shared.tls.config(None, Protocol::Client) else { return };
+    let Some(tls) = shared.tls.config(None, Protocol::Client) else {
+        return;
+    };
     let mut transport = Transport::plain(io);
     if transport.start_tls(tls).is_err() {
         return;
@@ -264,7 +299,10 @@ async fn serve_direct(net: Arc<Net>, io: TcpStream, ip: IpAddr, guard: AddressGu
         net.gateway.count(Count::Ended);
         return;
     }
-    let channel = transport.tls().map(|tls| shared.tls.channel(tls, None)).unwrap_or_default();
+    let channel = transport
+        .tls()
+        .map(|tls| shared.tls.channel(tls, None))
+        .unwrap_or_default();
     let client = net.client(ip, Framing::Tcp, channel, false);
     let mut conn = Conn::new(transport, None, client, shared);
     conn.feed(&early);
@@ -284,7 +322,9 @@ async fn handshake(transport: &mut Transport, early: &mut Vec<u8>) -> io::Result
             }
             match ready!(transport.poll_read(cx, |bytes| early.extend_from_slice(bytes))) {
                 Ok(ReadOutcome::Bytes(_)) => {}
-                Ok(ReadOutcome::Eof) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(ReadOutcome::Eof) => {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
                 Err(e) => {
                     // Sends the alert.
                     let _ = transport.poll_flush(cx, &mut written);

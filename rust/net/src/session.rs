@@ -3,13 +3,18 @@
 //! Any thread puts stanzas in; the connection's task takes bytes out. With stream management the
 //! session outlives its connection (XEP-0198).
 
+#![allow(
+    clippy::result_large_err,
+    reason = "a refused stanza is given back, and boxing it would cost every delivery"
+)]
+
 use antiphon_routing::SessionId;
+use antiphon_xmpp::Jid;
 use antiphon_xmpp::stanza::Stanza;
 use antiphon_xmpp::stream::csi::Held;
 use antiphon_xmpp::stream::framing::{Framing, Outgoing};
 use antiphon_xmpp::stream::sm::{self, AckAhead, AckQueue, AckRequests, Inbound, RequestPolicy};
 use antiphon_xmpp::stream::{StreamCondition, StreamError};
-use antiphon_xmpp::Jid;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
@@ -134,19 +139,38 @@ impl Session {
     ///
     /// # Errors
     /// [`Undelivered`] gives it back.
-    pub fn deliver(&self, stanza: Stanza, offline: Option<u64>, now_ms: u64) -> Result<(), Undelivered> {
+    pub fn deliver(
+        &self,
+        stanza: Stanza,
+        offline: Option<u64>,
+        now_ms: u64,
+    ) -> Result<(), Undelivered> {
         let mut state = self.state.lock();
         if state.phase == Phase::Closed {
             return Err(Undelivered::Closed(stanza));
         }
         let state = &mut *state;
         let Some(mut held) = state.held.take() else {
-            return self.put(state, Sent { stanza, at_ms: now_ms, offline });
+            return self.put(
+                state,
+                Sent {
+                    stanza,
+                    at_ms: now_ms,
+                    offline,
+                },
+            );
         };
         let mut result = Ok(());
         held.offer(stanza, &mut |stanza| {
             if result.is_ok() {
-                result = self.put(state, Sent { stanza, at_ms: now_ms, offline });
+                result = self.put(
+                    state,
+                    Sent {
+                        stanza,
+                        at_ms: now_ms,
+                        offline,
+                    },
+                );
             }
         });
         state.held = Some(held);
@@ -223,7 +247,10 @@ impl Session {
     pub fn take(&self, generation: u64, waker: &Waker) -> Taken {
         let mut state = self.state.lock();
         if state.generation != generation {
-            return Taken { is_replaced: true, ..Taken::default() };
+            return Taken {
+                is_replaced: true,
+                ..Taken::default()
+            };
         }
         match &mut state.waker {
             Some(old) if old.will_wake(waker) => {}
@@ -232,7 +259,10 @@ impl Session {
         let close = state.close.take();
         let state = &mut *state;
         // One `<r/>` rides on the write that empties the queue, while none is unanswered.
-        if let Some(sm) = state.sm.as_mut().filter(|_| close.is_none() && !state.out.is_empty())
+        if let Some(sm) = state
+            .sm
+            .as_mut()
+            .filter(|_| close.is_none() && !state.out.is_empty())
             && !sm.sent.is_empty()
             && sm.requests.on_idle()
         {
@@ -265,7 +295,8 @@ impl Session {
                 state.out.write_stanza(&sent.stanza);
             }
             // Bounded by the queue's limit, which is far below 2^32.
-            sm.requests.on_resumed(u32::try_from(sm.sent.len()).unwrap_or(u32::MAX));
+            sm.requests
+                .on_resumed(u32::try_from(sm.sent.len()).unwrap_or(u32::MAX));
         }
         wake(state);
         state.generation
@@ -287,7 +318,14 @@ impl Session {
         if let Some(mut held) = state.held.take() {
             held.flush(&mut |stanza| {
                 // Above the bound the session is over, which the next delivery finds out.
-                let _ = self.put(state, Sent { stanza, at_ms: now_ms, offline: None });
+                let _ = self.put(
+                    state,
+                    Sent {
+                        stanza,
+                        at_ms: now_ms,
+                        offline: None,
+                    },
+                );
             });
         }
         self.is_held.store(false, Ordering::Release);
@@ -300,9 +338,19 @@ impl Session {
         let state = &mut *guard;
         state.phase = Phase::Closed;
         state.out = Outgoing::default();
-        let mut rest: Vec<Sent> = state.sm.take().map(|mut sm| sm.sent.take().collect()).unwrap_or_default();
+        let mut rest: Vec<Sent> = state
+            .sm
+            .take()
+            .map(|mut sm| sm.sent.take().collect())
+            .unwrap_or_default();
         if let Some(mut held) = state.held.take() {
-            held.flush(&mut |stanza| rest.push(Sent { stanza, at_ms: now_ms, offline: None }));
+            held.flush(&mut |stanza| {
+                rest.push(Sent {
+                    stanza,
+                    at_ms: now_ms,
+                    offline: None,
+                })
+            });
         }
         wake(state);
         rest
@@ -365,7 +413,11 @@ impl Session {
     /// What has been handled of what came in, and whether that is all.
     #[must_use]
     pub fn inbound(&self) -> Option<(u32, bool)> {
-        self.state.lock().sm.as_ref().map(|sm| (sm.inbound.h(), sm.inbound.in_hand() == 0))
+        self.state
+            .lock()
+            .sm
+            .as_ref()
+            .map(|sm| (sm.inbound.h(), sm.inbound.in_hand() == 0))
     }
 
     /// The peer asks for `<a/>`.
@@ -388,7 +440,9 @@ impl Session {
     pub fn acked(&self, h: u32) -> Result<Vec<u64>, AckAhead> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let Some(sm) = &mut state.sm else { return Ok(Vec::new()) };
+        let Some(sm) = &mut state.sm else {
+            return Ok(Vec::new());
+        };
         let confirmed = sm.sent.on_ack(h)?.filter_map(|sent| sent.offline).collect();
         sm.requests.on_ack();
         Ok(confirmed)
@@ -400,11 +454,20 @@ impl Session {
         let state = &mut *guard;
         if !is_active {
             let limit = self.limits.held_stanzas;
-            state.held.get_or_insert_with(|| Box::new(Held::new(limit, HELD_BYTES)));
+            state
+                .held
+                .get_or_insert_with(|| Box::new(Held::new(limit, HELD_BYTES)));
         } else if let Some(mut held) = state.held.take() {
             held.flush(&mut |stanza| {
                 // A full queue has ended the session; what follows is refused like this one.
-                let _ = self.put(state, Sent { stanza, at_ms: now_ms, offline: None });
+                let _ = self.put(
+                    state,
+                    Sent {
+                        stanza,
+                        at_ms: now_ms,
+                        offline: None,
+                    },
+                );
             });
         }
     }
@@ -428,7 +491,11 @@ pub(crate) fn append(out: &mut Outgoing, more: Outgoing) {
     }
     out.bytes.extend_from_slice(&more.bytes);
     // Budgets keep both far below 4 GiB.
-    out.ends.extend(more.ends.iter().map(|end| end + u32::try_from(base).unwrap_or(u32::MAX)));
+    out.ends.extend(
+        more.ends
+            .iter()
+            .map(|end| end + u32::try_from(base).unwrap_or(u32::MAX)),
+    );
 }
 
 fn wake(state: &mut State) {
@@ -436,4 +503,3 @@ fn wake(state: &mut State) {
         waker.wake_by_ref();
     }
 }
-

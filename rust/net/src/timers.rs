@@ -74,14 +74,22 @@ impl Alarms {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         let alarm = Arc::new(Alarm::default());
         self.entries.lock().insert(key, Arc::clone(&alarm));
-        AlarmHandle { alarm, key, alarms: Arc::clone(self) }
+        AlarmHandle {
+            alarm,
+            key,
+            alarms: Arc::clone(self),
+        }
     }
 
     /// Rings what is due; called about once a second.
     pub fn sweep(&self, now_ms: u64) {
         let due: Vec<Arc<Alarm>> = {
             let entries = self.entries.lock();
-            entries.values().filter(|a| a.due_ms() <= now_ms).cloned().collect()
+            entries
+                .values()
+                .filter(|a| a.due_ms() <= now_ms)
+                .cloned()
+                .collect()
         };
         for alarm in due {
             alarm.ring();

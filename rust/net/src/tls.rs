@@ -24,7 +24,10 @@ pub struct TlsError {
 
 impl TlsError {
     fn new(path: &Path, reason: impl Into<String>) -> Self {
-        Self { path: path.display().to_string(), reason: reason.into() }
+        Self {
+            path: path.display().to_string(),
+            reason: reason.into(),
+        }
     }
 }
 
@@ -65,7 +68,9 @@ struct ByName {
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let named = hello.server_name().and_then(|name| self.names.get(&name.to_ascii_lowercase()));
+        let named = hello
+            .server_name()
+            .and_then(|name| self.names.get(&name.to_ascii_lowercase()));
         Some(Arc::clone(named.unwrap_or(&self.fallback)))
     }
 }
@@ -81,7 +86,10 @@ impl TlsHosts {
         let mut end_points = HashMap::new();
         for host in files {
             let key = load_key(host, &provider)?;
-            end_points.insert(host.domain.clone(), end_point_hash(&key, &host.certificate)?);
+            end_points.insert(
+                host.domain.clone(),
+                end_point_hash(&key, &host.certificate)?,
+            );
             names.insert(host.domain.clone(), Arc::new(key));
         }
         let names = Arc::new(names);
@@ -89,15 +97,24 @@ impl TlsHosts {
         let mut configs = HashMap::new();
         for (domain, key) in names.iter() {
             for protocol in [Protocol::Client, Protocol::Http] {
-                let resolver = ByName { names: Arc::clone(&names), fallback: Arc::clone(key) };
+                let resolver = ByName {
+                    names: Arc::clone(&names),
+                    fallback: Arc::clone(key),
+                };
                 let roots = roots.clone().filter(|_| protocol == Protocol::Client);
-                let config = server_config(&provider, resolver, protocol, roots)
-                    .map_err(|reason| TlsError::new(client_ca.unwrap_or(Path::new("tls")), reason))?;
+                let config =
+                    server_config(&provider, resolver, protocol, roots).map_err(|reason| {
+                        TlsError::new(client_ca.unwrap_or(Path::new("tls")), reason)
+                    })?;
                 configs.insert((domain.clone(), protocol), Arc::new(config));
             }
         }
         let default_domain = files.first().map(|h| h.domain.clone()).unwrap_or_default();
-        Ok(Self { configs, end_points, default_domain })
+        Ok(Self {
+            configs,
+            end_points,
+            default_domain,
+        })
     }
 
     /// The configuration whose fallback is this domain's certificate.
@@ -105,7 +122,9 @@ impl TlsHosts {
     pub fn config(&self, domain: Option<&str>, protocol: Protocol) -> Option<Arc<ServerConfig>> {
         let wanted = domain.unwrap_or(&self.default_domain).to_owned();
         let found = self.configs.get(&(wanted, protocol));
-        found.or_else(|| self.configs.get(&(self.default_domain.clone(), protocol))).cloned()
+        found
+            .or_else(|| self.configs.get(&(self.default_domain.clone(), protocol)))
+            .cloned()
     }
 
     /// What a stream may know of an established connection. `domain` is the one that STARTTLS was
@@ -118,14 +137,21 @@ impl TlsHosts {
         let is_13 = tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
         // RFC 9266 §2 wants the extended master secret under TLS 1.2, which rustls does not report.
         let exporter = is_13
-            .then(|| tls.export_keying_material([0u8; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok())
+            .then(|| {
+                tls.export_keying_material([0u8; 32], b"EXPORTER-Channel-Binding", Some(b""))
+                    .ok()
+            })
             .flatten()
             .map(|material| Box::from(material.as_slice()));
         Channel {
             secure: true,
             exporter,
             server_end_point: self.end_points.get(shown).cloned(),
-            client_jids: tls.peer_certificates().and_then(|c| c.first()).map(xmpp_addresses).unwrap_or_default(),
+            client_jids: tls
+                .peer_certificates()
+                .and_then(|c| c.first())
+                .map(xmpp_addresses)
+                .unwrap_or_default(),
             sni,
         }
     }
@@ -143,10 +169,11 @@ fn server_config(
     let builder = match roots {
         None => builder.with_no_client_auth(),
         Some(roots) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-                .allow_unauthenticated()
-                .build()
-                .map_err(|e| e.to_string())?;
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+                    .allow_unauthenticated()
+                    .build()
+                    .map_err(|e| e.to_string())?;
             builder.with_client_cert_verifier(verifier)
         }
     };
@@ -160,13 +187,19 @@ fn server_config(
     Ok(config)
 }
 
-fn load_key(host: &CertificateFiles, provider: &rustls::crypto::CryptoProvider) -> Result<CertifiedKey, TlsError> {
+fn load_key(
+    host: &CertificateFiles,
+    provider: &rustls::crypto::CryptoProvider,
+) -> Result<CertifiedKey, TlsError> {
     let path = &host.certificate;
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|e| TlsError::new(path, format!("cannot read the certificate: {e}")))?;
     if chain.is_empty() {
-        return Err(TlsError::new(path, "holds no certificate (expected a PEM file)"));
+        return Err(TlsError::new(
+            path,
+            "holds no certificate (expected a PEM file)",
+        ));
     }
     let key = PrivateKeyDer::from_pem_file(&host.key)
         .map_err(|e| TlsError::new(&host.key, format!("cannot read the private key: {e}")))?;
@@ -176,17 +209,25 @@ fn load_key(host: &CertificateFiles, provider: &rustls::crypto::CryptoProvider) 
         .map_err(|e| TlsError::new(&host.key, format!("cannot use the private key: {e}")))?;
     let certified = CertifiedKey::new(chain, signer);
     match certified.keys_match() {
-        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
-        Err(_) => Err(TlsError::new(path, format!("does not belong to the key in {}", host.key.display()))),
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
+            Ok(certified)
+        }
+        Err(_) => Err(TlsError::new(
+            path,
+            format!("does not belong to the key in {}", host.key.display()),
+        )),
     }
 }
 
 fn load_roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    let certs = CertificateDer::pem_file_iter(path).map_err(|e| TlsError::new(path, format!("cannot read it: {e}")))?;
+    let certs = CertificateDer::pem_file_iter(path)
+        .map_err(|e| TlsError::new(path, format!("cannot read it: {e}")))?;
     for cert in certs {
         let cert = cert.map_err(|e| TlsError::new(path, format!("is no PEM file: {e}")))?;
-        roots.add(cert).map_err(|e| TlsError::new(path, format!("holds an unusable certificate: {e}")))?;
+        roots
+            .add(cert)
+            .map_err(|e| TlsError::new(path, format!("holds an unusable certificate: {e}")))?;
     }
     Ok(roots)
 }
@@ -194,7 +235,9 @@ fn load_roots(path: &Path) -> Result<RootCertStore, TlsError> {
 /// `tls-server-end-point` (RFC 5929 §4.1): the certificate hashed with its signature's hash, where
 /// MD5 and SHA-1 become SHA-256.
 fn end_point_hash(key: &CertifiedKey, path: &Path) -> Result<Box<[u8]>, TlsError> {
-    let der = key.end_entity_cert().map_err(|e| TlsError::new(path, e.to_string()))?;
+    let der = key
+        .end_entity_cert()
+        .map_err(|e| TlsError::new(path, e.to_string()))?;
     let (_, cert) = x509_parser::parse_x509_certificate(der)
         .map_err(|e| TlsError::new(path, format!("is no X.509 certificate: {e}")))?;
     let algorithm = match cert.signature_algorithm.algorithm.to_id_string().as_str() {
@@ -208,12 +251,22 @@ fn end_point_hash(key: &CertifiedKey, path: &Path) -> Result<Box<[u8]>, TlsError
 /// The JIDs of a client certificate: SubjectAltName otherName id-on-xmppAddr (RFC 6120 §13.7.1.4).
 fn xmpp_addresses(der: &CertificateDer<'_>) -> Vec<String> {
     use x509_parser::extensions::GeneralName;
-    let Ok((_, cert)) = x509_parser::parse_x509_certificate(der) else { return Vec::new() };
-    let Ok(Some(names)) = cert.subject_alternative_name() else { return Vec::new() };
-    let addresses = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::OtherName(oid, value) if oid.to_id_string() == "1.3.6.1.5.5.7.8.5" => utf8_string(value),
-        _ => None,
-    });
+    let Ok((_, cert)) = x509_parser::parse_x509_certificate(der) else {
+        return Vec::new();
+    };
+    let Ok(Some(names)) = cert.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let addresses = names
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::OtherName(oid, value) if oid.to_id_string() == "1.3.6.1.5.5.7.8.5" => {
+                utf8_string(value)
+            }
+            _ => None,
+        });
     addresses.take(16).collect()
 }
 
@@ -237,7 +290,9 @@ pub fn self_signed(domains: &[String]) -> Result<(String, String), String> {
     let mut params = rcgen::CertificateParams::new(domains.to_vec()).map_err(|e| e.to_string())?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     if let Some(first) = domains.first() {
-        params.distinguished_name.push(rcgen::DnType::CommonName, first.clone());
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, first.clone());
     }
     let now = std::time::SystemTime::now();
     let day = std::time::Duration::from_secs(86_400);
@@ -245,8 +300,10 @@ pub fn self_signed(domains: &[String]) -> Result<(String, String), String> {
     params.not_after = (now + day * 3650).into();
     // Clients that import it as their own authority need it to be one.
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-    params.extended_key_usages =
-        vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+        rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     let key = rcgen::KeyPair::generate().map_err(|e| e.to_string())?;
     let cert = params.self_signed(&key).map_err(|e| e.to_string())?;
     Ok((cert.pem(), key.serialize_pem()))
@@ -258,14 +315,22 @@ pub fn self_signed(domains: &[String]) -> Result<(String, String), String> {
 /// When there is none.
 pub fn certificate_names(pem: &str) -> Result<(Vec<String>, i64), String> {
     use x509_parser::extensions::GeneralName;
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| format!("no certificate: {e}"))?;
-    let (_, cert) = x509_parser::parse_x509_certificate(&der).map_err(|e| format!("no X.509 certificate: {e}"))?;
+    let der = CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|e| format!("no certificate: {e}"))?;
+    let (_, cert) = x509_parser::parse_x509_certificate(&der)
+        .map_err(|e| format!("no X.509 certificate: {e}"))?;
     let names = match cert.subject_alternative_name() {
         Ok(Some(names)) => names
             .value
             .general_names
             .iter()
-            .filter_map(|n| if let GeneralName::DNSName(d) = n { Some((*d).to_owned()) } else { None })
+            .filter_map(|n| {
+                if let GeneralName::DNSName(d) = n {
+                    Some((*d).to_owned())
+                } else {
+                    None
+                }
+            })
             .collect(),
         _ => Vec::new(),
     };

@@ -61,13 +61,23 @@ impl Transport {
     /// A connection without TLS so far.
     #[must_use]
     pub fn plain(io: TcpStream) -> Self {
-        Self { io, tls: None, pending: Vec::new(), at: 0 }
+        Self {
+            io,
+            tls: None,
+            pending: Vec::new(),
+            at: 0,
+        }
     }
 
     /// A connection whose TLS was set up elsewhere, with bytes that came behind the handshake.
     #[must_use]
     pub fn with_tls(io: TcpStream, tls: Option<ServerConnection>) -> Self {
-        Self { io, tls: tls.map(Box::new), pending: Vec::new(), at: 0 }
+        Self {
+            io,
+            tls: tls.map(Box::new),
+            pending: Vec::new(),
+            at: 0,
+        }
     }
 
     /// Begins TLS as the server; the handshake moves with the next reads.
@@ -113,14 +123,22 @@ impl Transport {
     ///
     /// # Errors
     /// Socket errors; `InvalidData` for a TLS error (an alert is queued then).
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, mut sink: impl FnMut(&[u8])) -> Poll<io::Result<ReadOutcome>> {
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut sink: impl FnMut(&[u8]),
+    ) -> Poll<io::Result<ReadOutcome>> {
         loop {
             ready!(self.io.poll_read_ready(cx))?;
             let result = match &mut self.tls {
                 None => PLAIN.with_borrow_mut(|buf| {
                     let n = self.io.try_read(buf)?;
                     sink(&buf[..n]);
-                    Ok(if n == 0 { ReadOutcome::Eof } else { ReadOutcome::Bytes(n) })
+                    Ok(if n == 0 {
+                        ReadOutcome::Eof
+                    } else {
+                        ReadOutcome::Bytes(n)
+                    })
                 }),
                 Some(tls) => read_tls(&self.io, tls, &mut sink),
             };
@@ -146,7 +164,11 @@ impl Transport {
     ///
     /// # Errors
     /// Socket errors.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>, written: &mut usize) -> Poll<io::Result<()>> {
+    pub fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: &mut usize,
+    ) -> Poll<io::Result<()>> {
         loop {
             if let Some(tls) = &mut self.tls {
                 if !tls.wants_write() {
@@ -198,20 +220,29 @@ impl Transport {
     }
 }
 
-fn read_tls(io: &TcpStream, tls: &mut ServerConnection, sink: &mut impl FnMut(&[u8])) -> io::Result<ReadOutcome> {
+fn read_tls(
+    io: &TcpStream,
+    tls: &mut ServerConnection,
+    sink: &mut impl FnMut(&[u8]),
+) -> io::Result<ReadOutcome> {
     let n = CIPHER.with_borrow_mut(|buf| {
         let n = SocketReader(io).read(buf)?;
         let mut rest = &buf[..n];
         while !rest.is_empty() {
             tls.read_tls(&mut rest)?;
-            tls.process_new_packets().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            tls.process_new_packets()
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
             if !tls.is_handshaking() {
                 deliver_plaintext(tls, sink)?;
             }
         }
         Ok::<usize, io::Error>(n)
     })?;
-    Ok(if n == 0 { ReadOutcome::Eof } else { ReadOutcome::Bytes(n) })
+    Ok(if n == 0 {
+        ReadOutcome::Eof
+    } else {
+        ReadOutcome::Bytes(n)
+    })
 }
 
 /// Hands decrypted bytes on; `Ok(true)` once the peer sent close_notify.

@@ -49,7 +49,12 @@ impl Decoder {
     /// A decoder that refuses messages above `max_message` bytes (close code 1009).
     #[must_use]
     pub fn new(max_message: usize) -> Self {
-        Self { buffer: Vec::new(), at: 0, message: None, max_message }
+        Self {
+            buffer: Vec::new(),
+            at: 0,
+            message: None,
+            max_message,
+        }
     }
 
     /// Other bounds from now on.
@@ -74,9 +79,11 @@ impl Decoder {
     ///
     /// # Errors
     /// [`WsError`] ends the connection.
-    pub fn next(&mut self) -> Result<Option<WsEvent>, WsError> {
+    pub fn next_event(&mut self) -> Result<Option<WsEvent>, WsError> {
         loop {
-            let Some(header) = self.header()? else { return Ok(None) };
+            let Some(header) = self.header()? else {
+                return Ok(None);
+            };
             let end = header.start + header.len;
             if self.buffer.len() < end {
                 return Ok(None);
@@ -98,7 +105,9 @@ impl Decoder {
 
     fn header(&self) -> Result<Option<Header>, WsError> {
         let rest = &self.buffer[self.at..];
-        let [first, second, ..] = *rest else { return Ok(None) };
+        let [first, second, ..] = *rest else {
+            return Ok(None);
+        };
         // Reserved bits mean an extension, and none was agreed on.
         if first & 0x70 != 0 || second & 0x80 == 0 {
             return Err(WsError::PROTOCOL);
@@ -110,7 +119,10 @@ impl Decoder {
                 _ => return Ok(None),
             },
             127 => match rest.get(2..10).and_then(|b| <[u8; 8]>::try_from(b).ok()) {
-                Some(raw) => (usize::try_from(u64::from_be_bytes(raw)).map_err(|_| WsError::TOO_BIG)?, 10),
+                Some(raw) => (
+                    usize::try_from(u64::from_be_bytes(raw)).map_err(|_| WsError::TOO_BIG)?,
+                    10,
+                ),
                 None => return Ok(None),
             },
             short => (usize::from(short), 2),
@@ -121,8 +133,16 @@ impl Decoder {
         if len > self.max_message {
             return Err(WsError::TOO_BIG);
         }
-        let Some(mask) = rest.get(at..at + 4).and_then(|m| m.try_into().ok()) else { return Ok(None) };
-        Ok(Some(Header { is_final, opcode, mask, start: self.at + at + 4, len }))
+        let Some(mask) = rest.get(at..at + 4).and_then(|m| m.try_into().ok()) else {
+            return Ok(None);
+        };
+        Ok(Some(Header {
+            is_final,
+            opcode,
+            mask,
+            start: self.at + at + 4,
+            len,
+        }))
     }
 
     fn frame(&mut self, header: &Header, payload: Vec<u8>) -> Result<Option<WsEvent>, WsError> {
@@ -213,7 +233,7 @@ mod tests {
     }
 
     fn all(decoder: &mut Decoder) -> Vec<WsEvent> {
-        std::iter::from_fn(|| decoder.next().unwrap()).collect()
+        std::iter::from_fn(|| decoder.next_event().unwrap()).collect()
     }
 
     #[test]
@@ -241,21 +261,24 @@ mod tests {
     #[test]
     fn what_rfc_6455_forbids_is_refused() {
         for (bytes, code) in [
-            (vec![0x81, 0x01, b'a'], 1002),                  // not masked
-            (masked(0xc1, b"a"), 1002),                      // reserved bit
-            (masked(0x82, b"a"), 1003),                      // binary
-            (masked(0x80, b"a"), 1002),                      // continuation of nothing
-            (masked(0x09, b"a"), 1002),                      // fragmented control frame
-            (masked(0x83, b"a"), 1002),                      // reserved opcode
-            (masked(0x81, &[b'a'; 101]), 1009),              // too big
-            (masked(0x88, b"a"), 1002),                      // close code of one byte
+            (vec![0x81, 0x01, b'a'], 1002),     // not masked
+            (masked(0xc1, b"a"), 1002),         // reserved bit
+            (masked(0x82, b"a"), 1003),         // binary
+            (masked(0x80, b"a"), 1002),         // continuation of nothing
+            (masked(0x09, b"a"), 1002),         // fragmented control frame
+            (masked(0x83, b"a"), 1002),         // reserved opcode
+            (masked(0x81, &[b'a'; 101]), 1009), // too big
+            (masked(0x88, b"a"), 1002),         // close code of one byte
             ([masked(0x01, b"a"), masked(0x81, b"b")].concat(), 1002),
-            ([masked(0x01, &[b'a'; 60]), masked(0x80, &[b'a'; 60])].concat(), 1009),
+            (
+                [masked(0x01, &[b'a'; 60]), masked(0x80, &[b'a'; 60])].concat(),
+                1009,
+            ),
         ] {
             let mut decoder = Decoder::new(100);
             decoder.feed(&bytes);
             let error = loop {
-                match decoder.next() {
+                match decoder.next_event() {
                     Ok(Some(_)) => {}
                     Ok(None) => panic!("accepted {bytes:?}"),
                     Err(e) => break e,

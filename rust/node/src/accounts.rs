@@ -2,9 +2,9 @@
 
 use crate::node::Node;
 use antiphon_routing::store::{Store, Write};
+use antiphon_xmpp::Jid;
 use antiphon_xmpp::sasl::{self, Answer, Credentials, Failure, Query};
 use antiphon_xmpp::stanza::{StanzaCondition, StanzaError};
-use antiphon_xmpp::Jid;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -37,7 +37,9 @@ impl Failures {
     #[must_use]
     pub fn is_over(&self, ip: IpAddr, limit: u32, now_ms: u64) -> bool {
         let by_address = self.0.lock();
-        let Some((since, count)) = by_address.get(&ip) else { return false };
+        let Some((since, count)) = by_address.get(&ip) else {
+            return false;
+        };
         limit > 0 && *count >= limit && *since + MINUTE_MS > now_ms
     }
 }
@@ -77,24 +79,49 @@ impl Node {
     }
 
     /// Whether this is the account's password.
-    pub(crate) async fn verify(self: Arc<Self>, account: Jid, password: String) -> Result<bool, StanzaError> {
-        let prepared = antiphon_xmpp::jid::prepare_opaque(&password).map_err(|_| StanzaCondition::NotAcceptable)?;
-        match self.answer_query(Query::Password { account, password: prepared }).await {
+    pub(crate) async fn verify(
+        self: Arc<Self>,
+        account: Jid,
+        password: String,
+    ) -> Result<bool, StanzaError> {
+        let prepared = antiphon_xmpp::jid::prepare_opaque(&password)
+            .map_err(|_| StanzaCondition::NotAcceptable)?;
+        match self
+            .answer_query(Query::Password {
+                account,
+                password: prepared,
+            })
+            .await
+        {
             Answer::Verdict(verdict) => Ok(verdict.is_ok()),
-            Answer::Keys(_) | Answer::Unavailable => Err(StanzaCondition::ResourceConstraint.into()),
+            Answer::Keys(_) | Answer::Unavailable => {
+                Err(StanzaCondition::ResourceConstraint.into())
+            }
         }
     }
 
     /// The keys of a new password; takes milliseconds on a thread of its own.
-    pub(crate) async fn derive(self: &Arc<Self>, password: String) -> Result<Credentials, StanzaError> {
+    pub(crate) async fn derive(
+        self: &Arc<Self>,
+        password: String,
+    ) -> Result<Credentials, StanzaError> {
         let live = self.live.load_full();
         let node = Arc::clone(self);
         let deriving = self.runtime.spawn_blocking(move || {
             let mut random = |out: &mut [u8]| node.fill_random(out);
-            Credentials::derive(&password, live.config.auth.scram_iterations, &live.hashes(), &mut random)
+            Credentials::derive(
+                &password,
+                live.config.auth.scram_iterations,
+                &live.hashes(),
+                &mut random,
+            )
         });
-        let derived = deriving.await.map_err(|_| StanzaCondition::InternalServerError)?;
-        derived.map_err(|error| StanzaError::new(StanzaCondition::NotAcceptable).with_text(error.to_string()))
+        let derived = deriving
+            .await
+            .map_err(|_| StanzaCondition::InternalServerError)?;
+        derived.map_err(|error| {
+            StanzaError::new(StanzaCondition::NotAcceptable).with_text(error.to_string())
+        })
     }
 
     /// A write, awaited.

@@ -19,6 +19,8 @@ use tokio::sync::oneshot;
 const CAPACITY: usize = 8_192;
 /// Log records waiting at most; beyond it they are counted and dropped.
 const LOG_CAPACITY: usize = 1_024;
+/// In-band registration (XEP-0077).
+const REGISTER: &str = "jabber:iq:register";
 /// How long Python may take for an answer.
 const ANSWER_MS: u64 = 60_000;
 
@@ -53,18 +55,34 @@ pub enum Event {
 /// Who waits for Python's answer.
 #[derive(Debug)]
 enum Waiting {
-    Iq { stanza: Stanza, session: Option<Arc<Session>>, due_ms: u64 },
-    Register { stanza: Stanza, answer: oneshot::Sender<Stanza>, due_ms: u64 },
-    Http { answer: oneshot::Sender<HttpResponse>, due_ms: u64 },
+    Iq {
+        stanza: Stanza,
+        session: Option<Arc<Session>>,
+        due_ms: u64,
+    },
+    Register {
+        stanza: Stanza,
+        answer: oneshot::Sender<Stanza>,
+        due_ms: u64,
+    },
+    Http {
+        answer: oneshot::Sender<HttpResponse>,
+        due_ms: u64,
+    },
 }
 
 impl Waiting {
     fn due_ms(&self) -> u64 {
         match self {
-            Self::Iq { due_ms, .. } | Self::Register { due_ms, .. } | Self::Http { due_ms, .. } => *due_ms,
+            Self::Iq { due_ms, .. } | Self::Register { due_ms, .. } | Self::Http { due_ms, .. } => {
+                *due_ms
+            }
         }
     }
 }
+
+/// Python is behind, or gone.
+struct Full;
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -134,10 +152,10 @@ impl Bridge {
     }
 
     /// `reserved`: room was promised when the request was admitted, so this is never refused.
-    fn push(&self, event: Event, reserved: bool) -> Result<(), Event> {
+    fn push(&self, event: Event, reserved: bool) -> Result<(), Full> {
         let mut queue = self.queue.lock();
         if queue.is_closed || (!reserved && queue.events.len() >= CAPACITY) {
-            return Err(event);
+            return Err(Full);
         }
         if let Event::Log(..) = event {
             if queue.logs >= LOG_CAPACITY {
@@ -164,7 +182,10 @@ impl Bridge {
         let mut queue = self.queue.lock();
         let n = limit.min(queue.events.len());
         let events: Vec<Event> = queue.events.drain(..n).collect();
-        queue.logs -= events.iter().filter(|e| matches!(e, Event::Log(..))).count();
+        queue.logs -= events
+            .iter()
+            .filter(|e| matches!(e, Event::Log(..)))
+            .count();
         if queue.events.is_empty() {
             let _ = rustix::io::read(&self.wake, &mut [0u8; 8]);
         }
@@ -180,28 +201,58 @@ impl Bridge {
         self.next_ticket.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Asks Python to answer an IQ. `Err`: the queue is full, the answer is in it.
-    pub fn ask(&self, stanza: Stanza, session: Option<Arc<Session>>, handler: u32, now_ms: u64) -> Result<(), Answered> {
+    /// Asks Python to answer an IQ. The answer, if the queue is full.
+    pub fn ask(
+        &self,
+        stanza: Stanza,
+        session: Option<Arc<Session>>,
+        handler: u32,
+        now_ms: u64,
+    ) -> Option<Answered> {
         let ticket = self.ticket();
         let id = session.as_ref().map(|s| s.id);
-        let waiting = Waiting::Iq { stanza: stanza.clone(), session, due_ms: now_ms + ANSWER_MS };
+        let waiting = Waiting::Iq {
+            stanza: stanza.clone(),
+            session,
+            due_ms: now_ms + ANSWER_MS,
+        };
         self.waiting.lock().insert(ticket, waiting);
-        let event = Event::Iq { ticket, stanza, session: id, address: None, handler };
-        if self.push(event, false).is_err()
-            && let Some(answered) = self.fail(ticket, &StanzaCondition::ResourceConstraint.into())
-        {
-            return Err(answered);
+        let event = Event::Iq {
+            ticket,
+            stanza,
+            session: id,
+            address: None,
+            handler,
+        };
+        if self.push(event, false).is_err() {
+            return self.fail(ticket, &StanzaCondition::ResourceConstraint.into());
         }
-        Ok(())
+        None
     }
 
     /// Asks Python about a registration before login.
-    pub fn register(&self, stanza: Stanza, address: IpAddr, handler: u32, now_ms: u64) -> oneshot::Receiver<Stanza> {
+    pub fn register(
+        &self,
+        stanza: Stanza,
+        address: IpAddr,
+        handler: u32,
+        now_ms: u64,
+    ) -> oneshot::Receiver<Stanza> {
         let ticket = self.ticket();
         let (answer, receiver) = oneshot::channel();
-        let waiting = Waiting::Register { stanza: stanza.clone(), answer, due_ms: now_ms + ANSWER_MS };
+        let waiting = Waiting::Register {
+            stanza: stanza.clone(),
+            answer,
+            due_ms: now_ms + ANSWER_MS,
+        };
         self.waiting.lock().insert(ticket, waiting);
-        let event = Event::Iq { ticket, stanza, session: None, address: Some(address), handler };
+        let event = Event::Iq {
+            ticket,
+            stanza,
+            session: None,
+            address: Some(address),
+            handler,
+        };
         if self.push(event, false).is_err() {
             self.fail(ticket, &StanzaCondition::ResourceConstraint.into());
         }
@@ -212,8 +263,17 @@ impl Bridge {
     pub fn http(&self, request: HttpRequest, now_ms: u64) -> oneshot::Receiver<HttpResponse> {
         let ticket = self.ticket();
         let (answer, receiver) = oneshot::channel();
-        self.waiting.lock().insert(ticket, Waiting::Http { answer, due_ms: now_ms + ANSWER_MS });
-        if self.push(Event::Http(ticket, Box::new(request)), false).is_err() {
+        self.waiting.lock().insert(
+            ticket,
+            Waiting::Http {
+                answer,
+                due_ms: now_ms + ANSWER_MS,
+            },
+        );
+        if self
+            .push(Event::Http(ticket, Box::new(request)), false)
+            .is_err()
+        {
             self.waiting.lock().remove(&ticket);
         }
         receiver
@@ -254,13 +314,25 @@ impl Bridge {
 
     /// Python's answer to an IQ: an error.
     pub fn fail(&self, ticket: u64, error: &StanzaError) -> Option<Answered> {
-        self.answer(ticket, |request| request.error(error))
+        self.answer(ticket, |request| {
+            if request.has_ns(REGISTER) {
+                // A password is not sent back (XEP-0077 #security).
+                return request.clone().retain(|_| false).error(error);
+            }
+            request.error(error)
+        })
     }
 
-    fn answer(&self, ticket: u64, build: impl FnOnce(&Stanza) -> Option<Stanza>) -> Option<Answered> {
+    fn answer(
+        &self,
+        ticket: u64,
+        build: impl FnOnce(&Stanza) -> Option<Stanza>,
+    ) -> Option<Answered> {
         let waiting = self.waiting.lock().remove(&ticket)?;
         match waiting {
-            Waiting::Iq { stanza, session, .. } => build(&stanza).map(|stanza| Answered { stanza, session }),
+            Waiting::Iq {
+                stanza, session, ..
+            } => build(&stanza).map(|stanza| Answered { stanza, session }),
             Waiting::Register { stanza, answer, .. } => {
                 if let Some(stanza) = build(&stanza) {
                     // The client may have gone.
@@ -282,9 +354,15 @@ impl Bridge {
 
     /// Answers what Python has not answered in time.
     pub fn expire(&self, now_ms: u64) -> Vec<Answered> {
-        let late: Vec<u64> =
-            self.waiting.lock().iter().filter(|(_, w)| w.due_ms() <= now_ms).map(|(ticket, _)| *ticket).collect();
-        let error = StanzaError::new(StanzaCondition::RemoteServerTimeout).with_text("the server did not answer in time");
+        let late: Vec<u64> = self
+            .waiting
+            .lock()
+            .iter()
+            .filter(|(_, w)| w.due_ms() <= now_ms)
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        let error = StanzaError::new(StanzaCondition::RemoteServerTimeout)
+            .with_text("the server did not answer in time");
         let answered = late.into_iter().filter_map(|ticket| {
             let answered = self.fail(ticket, &error);
             self.waiting.lock().remove(&ticket);
@@ -302,8 +380,19 @@ mod tests {
     fn the_descriptor_is_readable_exactly_while_events_wait() {
         let bridge = Bridge::new().unwrap();
         let readable = |b: &Bridge| {
-            let mut fds = [rustix::event::PollFd::new(&b.wake, rustix::event::PollFlags::IN)];
-            rustix::event::poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+            let mut fds = [rustix::event::PollFd::new(
+                &b.wake,
+                rustix::event::PollFlags::IN,
+            )];
+            rustix::event::poll(
+                &mut fds,
+                Some(&rustix::event::Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0,
+                }),
+            )
+            .unwrap()
+                == 1
         };
         assert!(!readable(&bridge));
         bridge.complete(1, Ok(Value::None));
@@ -319,11 +408,13 @@ mod tests {
     #[test]
     fn a_full_queue_refuses_requests_and_keeps_room_for_results() {
         let bridge = Bridge::new().unwrap();
-        let iq = Stanza::new(antiphon_xmpp::StanzaKind::Iq).with_type("get").with_id("1");
+        let iq = Stanza::new(antiphon_xmpp::StanzaKind::Iq)
+            .with_type("get")
+            .with_id("1");
         for _ in 0..CAPACITY {
-            assert!(bridge.ask(iq.clone(), None, 0, 0).is_ok());
+            assert!(bridge.ask(iq.clone(), None, 0, 0).is_none());
         }
-        let refused = bridge.ask(iq, None, 0, 0).unwrap_err();
+        let refused = bridge.ask(iq, None, 0, 0).unwrap();
         assert_eq!(refused.stanza.type_str(), "error");
         bridge.complete(7, Ok(Value::None));
         assert_eq!(bridge.drain(usize::MAX).len(), CAPACITY + 1);
@@ -332,8 +423,10 @@ mod tests {
     #[test]
     fn a_late_answer_becomes_an_error_once() {
         let bridge = Bridge::new().unwrap();
-        let iq = Stanza::new(antiphon_xmpp::StanzaKind::Iq).with_type("get").with_id("1");
-        bridge.ask(iq, None, 0, 0).unwrap();
+        let iq = Stanza::new(antiphon_xmpp::StanzaKind::Iq)
+            .with_type("get")
+            .with_id("1");
+        assert!(bridge.ask(iq, None, 0, 0).is_none());
         assert!(bridge.expire(ANSWER_MS - 1).is_empty());
         assert_eq!(bridge.expire(ANSWER_MS).len(), 1);
         assert!(bridge.reply(1, None).is_none());

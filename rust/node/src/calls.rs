@@ -27,7 +27,7 @@ macro_rules! operations {
 
 operations! {
     /// The roster for a session that becomes interested.
-    RosterGet { owner: Jid, session: SessionId, ver: Option<String> } = "roster.get";
+    RosterGet { owner: Jid, session: Option<SessionId>, ver: Option<String> } = "roster.get";
     /// Adds or changes an item.
     RosterSet { owner: Jid, jid: Jid, name: String, groups: Vec<String> } = "roster.set";
     /// Removes an item.
@@ -101,7 +101,9 @@ impl Node {
     async fn perform(self: &Arc<Self>, operation: Operation) -> Answered {
         use Operation as O;
         match operation {
-            O::SessionsAll { .. } | O::SessionsCount { .. } | O::Stats {} => Ok(self.look(operation)),
+            O::SessionsAll { .. } | O::SessionsCount { .. } | O::Stats {} => {
+                Ok(self.look(operation))
+            }
             O::RosterGet { .. }
             | O::RosterSet { .. }
             | O::RosterRemove { .. }
@@ -124,21 +126,49 @@ impl Node {
     async fn perform_on_entity(self: &Arc<Self>, operation: Operation) -> Answered {
         use Operation as O;
         let (owner, call) = match operation {
-            O::RosterGet { owner, session, ver } => (owner, Call::RosterGet { session, ver }),
-            O::RosterSet { owner, jid, name, groups } => (owner, Call::RosterSet { item: item(jid, name, groups) }),
+            O::RosterGet {
+                owner,
+                session,
+                ver,
+            } => (owner, Call::RosterGet { session, ver }),
+            O::RosterSet {
+                owner,
+                jid,
+                name,
+                groups,
+            } => (
+                owner,
+                Call::RosterSet {
+                    item: item(jid, name, groups),
+                },
+            ),
             O::RosterRemove { owner, jid } => (owner, Call::RosterRemove { jid }),
             O::BlockList { owner, session } => (owner, Call::BlockList { session }),
             O::BlockAdd { owner, jids } => (owner, Call::Block { jids }),
             O::BlockRemove { owner, jids } => (owner, Call::Unblock { jids }),
-            O::CarbonsSet { owner, session, enabled } => (owner, Call::Carbons { session, enabled }),
+            O::CarbonsSet {
+                owner,
+                session,
+                enabled,
+            } => (owner, Call::Carbons { session, enabled }),
             O::MaySee { owner, by } => (owner, Call::MaySeePresence { by }),
             O::Activity { owner } => (owner, Call::LastActivity),
             O::SessionsList { owner } => (owner, Call::Sessions),
             O::AccountExists { jid } => (jid, Call::Exists),
-            O::Kick { owner, resource, condition } => {
+            O::Kick {
+                owner,
+                resource,
+                condition,
+            } => {
                 let found = StreamCondition::ALL.iter().find(|c| c.name() == condition);
                 let condition = *found.ok_or(StanzaCondition::BadRequest)?;
-                (owner, Call::Kick { resource, condition })
+                (
+                    owner,
+                    Call::Kick {
+                        resource,
+                        condition,
+                    },
+                )
             }
             _ => return Err(StanzaCondition::InternalServerError.into()),
         };
@@ -146,18 +176,25 @@ impl Node {
     }
 
     /// Runs a call in an entity's order.
-    pub(crate) async fn entity(self: &Arc<Self>, owner: Jid, call: Call) -> Result<CallAnswer, StanzaError> {
+    pub(crate) async fn entity(
+        self: &Arc<Self>,
+        owner: Jid,
+        call: Call,
+    ) -> Result<CallAnswer, StanzaError> {
         let (answer, receiver) = oneshot::channel();
-        let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
-            let result = match user {
-                Ok(user) => user.call(call, node.now(), &node.live.load().policy, fx),
-                Err(error) => Err(store_error(error)),
+        let job =
+            move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+                let result = match user {
+                    Ok(user) => user.call(call, node.now(), &node.live.load().policy, fx),
+                    Err(error) => Err(store_error(error)),
+                };
+                // Whoever asked waits, or is gone with the node.
+                let _ = answer.send(result);
             };
-            // Whoever asked waits, or is gone with the node.
-            let _ = answer.send(result);
-        };
         self.on_user(&owner, job)?;
-        receiver.await.unwrap_or(Err(StanzaCondition::InternalServerError.into()))
+        receiver
+            .await
+            .unwrap_or(Err(StanzaCondition::InternalServerError.into()))
     }
 
     async fn perform_on_store(self: &Arc<Self>, operation: Operation) -> Answered {
@@ -167,13 +204,31 @@ impl Node {
                 let found = self.store.map_get(&owner, kind, &key).await;
                 found.map(|v| v.map_or(Value::None, |bytes| Value::Bytes(bytes.into_vec())))
             }
-            O::MapKeys { owner, kind, prefix } => self.store.map_keys(&owner, kind, &prefix).await.map(Value::Texts),
+            O::MapKeys {
+                owner,
+                kind,
+                prefix,
+            } => self
+                .store
+                .map_keys(&owner, kind, &prefix)
+                .await
+                .map(Value::Texts),
             O::OfflineCount { owner } => {
                 let record = self.store.user(&owner).await;
                 record.map(|r| Value::Int(r.map_or(0, |r| r.offline)))
             }
-            O::MapPut { owner, kind, key, value } => {
-                let write = Write::MapPut { owner, kind, key, value: value.into() };
+            O::MapPut {
+                owner,
+                kind,
+                key,
+                value,
+            } => {
+                let write = Write::MapPut {
+                    owner,
+                    kind,
+                    key,
+                    value: value.into(),
+                };
                 return Self::commit(&self.store, write).await.map(|()| Value::None);
             }
             _ => return Err(StanzaCondition::InternalServerError.into()),
@@ -186,50 +241,90 @@ impl Node {
         match operation {
             O::AccountCreate { jid, password } => {
                 let credentials = self.derive(password).await?;
-                self.store_account(Write::AccountCreate { jid, credentials }).await
+                self.store_account(Write::AccountCreate { jid, credentials })
+                    .await
             }
             O::AccountPassword { jid, password } => {
                 let mut credentials = self.derive(password).await?;
-                credentials.is_enabled = self.stored(&jid).await?.ok_or(StanzaCondition::ItemNotFound)?.is_enabled;
-                self.store_account(Write::AccountUpdate { jid, credentials }).await
+                credentials.is_enabled = self
+                    .stored(&jid)
+                    .await?
+                    .ok_or(StanzaCondition::ItemNotFound)?
+                    .is_enabled;
+                self.store_account(Write::AccountUpdate { jid, credentials })
+                    .await
             }
             O::AccountPut { jid, password } => {
                 let mut credentials = self.derive(password).await?;
                 credentials.is_enabled = self.stored(&jid).await?.is_none_or(|c| c.is_enabled);
-                self.store_account(Write::AccountPut { jid, credentials }).await
+                self.store_account(Write::AccountPut { jid, credentials })
+                    .await
             }
             O::AccountPutKeys { jid, keys } => {
                 let is_enabled = self.stored(&jid).await?.is_none_or(|c| c.is_enabled);
-                self.store_account(Write::AccountPut { jid, credentials: Credentials { keys, is_enabled } }).await
+                self.store_account(Write::AccountPut {
+                    jid,
+                    credentials: Credentials { keys, is_enabled },
+                })
+                .await
             }
             O::AccountEnable { jid, enabled } => {
-                let mut credentials = self.stored(&jid).await?.ok_or(StanzaCondition::ItemNotFound)?;
+                let mut credentials = self
+                    .stored(&jid)
+                    .await?
+                    .ok_or(StanzaCondition::ItemNotFound)?;
                 credentials.is_enabled = enabled;
-                self.store_account(Write::AccountUpdate { jid: jid.clone(), credentials }).await?;
+                self.store_account(Write::AccountUpdate {
+                    jid: jid.clone(),
+                    credentials,
+                })
+                .await?;
                 if !enabled {
                     self.kick_all(jid).await?;
                 }
                 Ok(Value::None)
             }
             O::AccountDelete { jid } => self.delete_account(jid).await,
-            O::AccountState { jid } => {
-                Ok(self.stored(&jid).await?.map_or(Value::None, |c| Value::Bool(c.is_enabled)))
-            }
-            O::AccountVerify { jid, password } => Arc::clone(self).verify(jid, password).await.map(Value::Bool),
-            O::AccountCount { domain } => {
-                self.store.account_count(&domain).await.map(Value::Int).map_err(|e| store_error(&e))
-            }
-            O::AccountList { domain, after, limit } => {
-                let found = self.store.accounts(&domain, after.as_deref(), limit.clamp(1, 1000)).await;
+            O::AccountState { jid } => Ok(self
+                .stored(&jid)
+                .await?
+                .map_or(Value::None, |c| Value::Bool(c.is_enabled))),
+            O::AccountVerify { jid, password } => Arc::clone(self)
+                .verify(jid, password)
+                .await
+                .map(Value::Bool),
+            O::AccountCount { domain } => self
+                .store
+                .account_count(&domain)
+                .await
+                .map(Value::Int)
+                .map_err(|e| store_error(&e)),
+            O::AccountList {
+                domain,
+                after,
+                limit,
+            } => {
+                let found = self
+                    .store
+                    .accounts(&domain, after.as_deref(), limit.clamp(1, 1000))
+                    .await;
                 let accounts = found.map_err(|e| store_error(&e))?;
-                Ok(Value::Accounts(accounts.into_iter().map(|a| (a.jid, a.is_enabled, a.created_ms)).collect()))
+                Ok(Value::Accounts(
+                    accounts
+                        .into_iter()
+                        .map(|a| (a.jid, a.is_enabled, a.created_ms))
+                        .collect(),
+                ))
             }
             _ => Err(StanzaCondition::InternalServerError.into()),
         }
     }
 
     async fn stored(&self, jid: &Jid) -> Result<Option<Credentials>, StanzaError> {
-        self.store.credentials(jid).await.map_err(|error| store_error(&error))
+        self.store
+            .credentials(jid)
+            .await
+            .map_err(|error| store_error(&error))
     }
 
     async fn store_account(self: &Arc<Self>, write: Write) -> Answered {
@@ -237,7 +332,10 @@ impl Node {
     }
 
     async fn kick_all(self: &Arc<Self>, jid: Jid) -> Result<(), StanzaError> {
-        let call = Call::Kick { resource: None, condition: StreamCondition::NotAuthorized };
+        let call = Call::Kick {
+            resource: None,
+            condition: StreamCondition::NotAuthorized,
+        };
         self.entity(jid, call).await.map(|_| ())
     }
 
@@ -252,19 +350,31 @@ impl Node {
 
     fn look(&self, operation: Operation) -> Value {
         match operation {
-            Operation::SessionsAll { domain, after, limit } => {
+            Operation::SessionsAll {
+                domain,
+                after,
+                limit,
+            } => {
                 let all = self.sessions.all().into_iter().map(|s| s.jid.clone());
                 let mut jids: Vec<Jid> = all
-                    .filter(|jid| jid.domain() == domain && after.as_deref().is_none_or(|a| jid.as_str() > a))
+                    .filter(|jid| {
+                        jid.domain() == domain && after.as_deref().is_none_or(|a| jid.as_str() > a)
+                    })
                     .collect();
                 jids.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
                 jids.truncate(limit.clamp(1, 1000));
                 Value::Jids(jids)
             }
             Operation::SessionsCount { domain: None } => Value::Int(self.sessions.len() as u64),
-            Operation::SessionsCount { domain: Some(domain) } => {
-                Value::Int(self.sessions.all().iter().filter(|s| s.jid.domain() == domain).count() as u64)
-            }
+            Operation::SessionsCount {
+                domain: Some(domain),
+            } => Value::Int(
+                self.sessions
+                    .all()
+                    .iter()
+                    .filter(|s| s.jid.domain() == domain)
+                    .count() as u64,
+            ),
             _ => {
                 let (received, delivered) = self.metrics.stanzas();
                 Value::Stats(vec![
@@ -283,7 +393,12 @@ fn item(jid: Jid, name: String, groups: Vec<String>) -> RosterItem {
     let mut groups: Vec<Box<str>> = groups.into_iter().map(String::into_boxed_str).collect();
     groups.sort_unstable();
     groups.dedup();
-    RosterItem { jid, name: name.into(), groups: groups.into(), subscription: Subscription::default() }
+    RosterItem {
+        jid,
+        name: name.into(),
+        groups: groups.into(),
+        subscription: Subscription::default(),
+    }
 }
 
 fn value(answer: CallAnswer) -> Value {
@@ -292,9 +407,16 @@ fn value(answer: CallAnswer) -> Value {
         CallAnswer::Flag(flag) => Value::Bool(flag),
         CallAnswer::Roster { items, ver } => Value::Element(roster(&items, ver)),
         CallAnswer::Jids(jids) => Value::Jids(jids),
-        CallAnswer::Activity { at_ms, status, is_online } => Value::Activity(at_ms, status, is_online),
+        CallAnswer::Activity {
+            at_ms,
+            status,
+            is_online,
+        } => Value::Activity(at_ms, status, is_online),
         CallAnswer::Sessions(sessions) => Value::Sessions(
-            sessions.into_iter().map(|s| (s.jid, s.priority, s.presence, s.has_carbons)).collect(),
+            sessions
+                .into_iter()
+                .map(|s| (s.jid, s.priority, s.presence, s.has_carbons))
+                .collect(),
         ),
     }
 }
@@ -302,5 +424,7 @@ fn value(answer: CallAnswer) -> Value {
 /// RFC 6121 §2.1: the whole roster as a client gets it.
 fn roster(items: &[RosterItem], ver: String) -> Element {
     let query = Element::new(ns::ROSTER, "query").with_attr("ver", ver);
-    items.iter().fold(query, |query, item| query.with_child(antiphon_routing::user::item_element(item)))
+    items.iter().fold(query, |query, item| {
+        query.with_child(antiphon_routing::user::item_element(item))
+    })
 }

@@ -203,7 +203,10 @@ pub struct Modules {
 
 /// Bounds; 0: none. Names as in the configuration file's `[limits]`.
 #[derive(Debug, Clone, Copy, Deserialize)]
-#[allow(missing_docs, reason = "documented once, in python/antiphon/config/schema.py")]
+#[allow(
+    missing_docs,
+    reason = "documented once, in python/antiphon/config/schema.py"
+)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     pub connections_per_address: u32,

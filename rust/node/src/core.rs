@@ -73,7 +73,8 @@ impl Core {
     /// [`ConfigError`]; nothing runs then.
     pub fn start(&self) -> Result<(), ConfigError> {
         let config = self.config.lock().take();
-        let config = config.ok_or_else(|| ConfigError::Document("the node was started already".into()))?;
+        let config =
+            config.ok_or_else(|| ConfigError::Document("the node was started already".into()))?;
         let live = Live::new(config)?;
         let mut builder = Builder::new_multi_thread();
         if live.config.worker_threads > 0 {
@@ -94,14 +95,33 @@ impl Core {
         let streams = live.client_streams(&dummy_secret)?;
         let components = live.component_streams()?;
         let limits = live.net_limits();
-        let listeners: Vec<ListenerConfig> = live.config.listeners.iter().map(ListenerConfig::from).collect();
-        let store: Arc<dyn Store> = Arc::new(Sqlite::open(SqliteConfig::new(&live.config.data_dir))?);
+        let listeners: Vec<ListenerConfig> = live
+            .config
+            .listeners
+            .iter()
+            .map(ListenerConfig::from)
+            .collect();
+        let store: Arc<dyn Store> =
+            Arc::new(Sqlite::open(SqliteConfig::new(&live.config.data_dir))?);
         let locator = Arc::new(antiphon_cluster::Local);
         let handle = runtime.handle().clone();
-        let node = Arc::new(Node::new(live, Arc::clone(&store), locator, Arc::clone(&self.bridge), handle));
+        let node = Arc::new(Node::new(
+            live,
+            Arc::clone(&store),
+            locator,
+            Arc::clone(&self.bridge),
+            handle,
+        ));
         let gateway: Arc<dyn Gateway> = Arc::new(NodeGateway(Arc::clone(&node)));
         let alarms = Arc::new(Alarms::default());
-        let net = Arc::new(Net::new(gateway, Arc::clone(&alarms), tls, streams, components, limits));
+        let net = Arc::new(Net::new(
+            gateway,
+            Arc::clone(&alarms),
+            tls,
+            streams,
+            components,
+            limits,
+        ));
         let mut bound = Vec::new();
         for listener in listeners {
             let result = runtime.block_on(listen(Arc::clone(&net), listener.clone()));
@@ -109,12 +129,22 @@ impl Core {
                 Ok(address) => bound.push((listener, address)),
                 Err(error) => {
                     store.close();
-                    return Err(ConfigError::Listen { address: listener.address, reason: listen_advice(&error) });
+                    return Err(ConfigError::Listen {
+                        address: listener.address,
+                        reason: listen_advice(&error),
+                    });
                 }
             }
         }
         runtime.spawn(tick(Arc::clone(&node), Arc::clone(&alarms)));
-        Ok(Running { runtime, node, net, alarms, dummy_secret, listeners: bound })
+        Ok(Running {
+            runtime,
+            node,
+            net,
+            alarms,
+            dummy_secret,
+            listeners: bound,
+        })
     }
 
     /// Certificates, limits, domains and handlers from a new configuration. Listeners, data
@@ -124,7 +154,9 @@ impl Core {
     /// [`ConfigError`]; nothing has changed then.
     pub fn reload(&self, json: &str) -> Result<(), ConfigError> {
         let guard = self.running.lock();
-        let Some(running) = guard.as_ref() else { return Ok(()) };
+        let Some(running) = guard.as_ref() else {
+            return Ok(());
+        };
         let live = Live::new(parse(json)?)?;
         let tls = live.tls()?;
         let streams = live.client_streams(&running.dummy_secret)?;
@@ -147,7 +179,9 @@ impl Core {
     /// Ends every stream with `system-shutdown`, keeps what was not confirmed, commits everything,
     /// joins every thread. Blocks.
     pub fn stop(&self, deadline: Duration) {
-        let Some(running) = self.running.lock().take() else { return };
+        let Some(running) = self.running.lock().take() else {
+            return;
+        };
         let until = Instant::now() + deadline;
         running.net.stop_accepting();
         running.node.is_stopping.store(true, Ordering::Release);
@@ -156,7 +190,9 @@ impl Core {
             running.node.close_session(session.id, shutdown.into());
         }
         running.alarms.sweep(u64::MAX);
-        while Instant::now() < until && !(running.alarms.is_empty() && running.node.sessions.is_empty()) {
+        while Instant::now() < until
+            && !(running.alarms.is_empty() && running.node.sessions.is_empty())
+        {
             std::thread::sleep(Duration::from_millis(10));
         }
         // Connections that did not end in time: their sessions end without them.
@@ -176,14 +212,17 @@ impl Core {
     pub fn addresses(&self) -> Vec<(&'static str, String)> {
         use antiphon_net::listener::Kind;
         let guard = self.running.lock();
-        let listeners = guard.iter().flat_map(|r| &r.listeners).map(|(config, address)| {
-            let kind = match config.kind {
-                Kind::C2s => "c2s",
-                Kind::Http => "http",
-                Kind::Component => "component",
-            };
-            (kind, address.to_string())
-        });
+        let listeners = guard
+            .iter()
+            .flat_map(|r| &r.listeners)
+            .map(|(config, address)| {
+                let kind = match config.kind {
+                    Kind::C2s => "c2s",
+                    Kind::Http => "http",
+                    Kind::Component => "component",
+                };
+                (kind, address.to_string())
+            });
         listeners.collect()
     }
 
@@ -191,7 +230,9 @@ impl Core {
     #[must_use]
     pub fn metrics(&self) -> String {
         let guard = self.running.lock();
-        let Some(running) = guard.as_ref() else { return String::new() };
+        let Some(running) = guard.as_ref() else {
+            return String::new();
+        };
         let node = &running.node;
         node.metrics.text(Readings {
             sessions: node.sessions.len(),
@@ -205,13 +246,18 @@ impl Core {
 }
 
 fn parse(json: &str) -> Result<NodeConfig, ConfigError> {
-    serde_json::from_str(json).map_err(|error| ConfigError::Document(format!("core configuration: {error}")))
+    serde_json::from_str(json)
+        .map_err(|error| ConfigError::Document(format!("core configuration: {error}")))
 }
 
 fn listen_advice(error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => "another program has this port; stop it or choose another address".into(),
-        std::io::ErrorKind::PermissionDenied => "ports below 1024 need the right to bind them".into(),
+        std::io::ErrorKind::AddrInUse => {
+            "another program has this port; stop it or choose another address".into()
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need the right to bind them".into()
+        }
         std::io::ErrorKind::AddrNotAvailable => "this machine has no such address".into(),
         _ => error.to_string(),
     }
@@ -232,13 +278,17 @@ async fn tick(node: Arc<Node>, alarms: Arc<Alarms>) {
         }
         let late = node.bridge.expire(now_ms);
         if !late.is_empty() {
-            node.bridge.log(ERROR, "handlers did not answer in time", vec![("requests", late.len().to_string())]);
+            node.bridge.log(
+                ERROR,
+                "handlers did not answer in time",
+                vec![("requests", late.len().to_string())],
+            );
         }
         for answered in late {
             node.answered(answered);
         }
         node.requests.expire(now_ms, &node.bridge);
-        if ticks % EVICT_TICKS == 0 {
+        if ticks.is_multiple_of(EVICT_TICKS) {
             let before_s = (now_ms / 1000).saturating_sub(IDLE_ENTITY_S);
             for mut shard in node.shards.each() {
                 shard.evict(before_s);

@@ -6,15 +6,15 @@ use antiphon_net::gateway::{
     Count, Enabled, Ended, Flow, Gateway, HttpRequest, HttpResponse, Later, Peer, ResumeFailed,
 };
 use antiphon_net::session::Session;
-use antiphon_routing::matching::Target;
 use antiphon_routing::SessionId;
 use antiphon_routing::effect::Effects;
+use antiphon_routing::matching::Target;
 use antiphon_routing::store::{StoreError, Write};
 use antiphon_routing::user::User;
+use antiphon_xmpp::Jid;
 use antiphon_xmpp::sasl::{Answer, Mechanism, Query};
 use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
 use antiphon_xmpp::stream::{Framing, StreamCondition, StreamError};
-use antiphon_xmpp::Jid;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,11 +30,13 @@ pub struct NodeGateway(pub Arc<Node>);
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a string does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 impl Node {
@@ -45,26 +47,44 @@ impl Node {
     }
 
     fn session_id(&self) -> SessionId {
-        SessionId { node: self.locator.incarnation(), number: self.sessions.next_number() }
+        SessionId {
+            node: self.locator.incarnation(),
+            number: self.sessions.next_number(),
+        }
     }
 
-    async fn bind(self: Arc<Self>, account: Jid, resource: Option<String>, framing: Framing) -> Result<Arc<Session>, StanzaError> {
+    async fn bind(
+        self: Arc<Self>,
+        account: Jid,
+        resource: Option<String>,
+        framing: Framing,
+    ) -> Result<Arc<Session>, StanzaError> {
         let resource = resource.unwrap_or_else(|| self.random_id());
-        let jid = account.with_resource(&resource).map_err(|_| StanzaCondition::BadRequest)?;
-        let session = Arc::new(Session::new(self.session_id(), jid, framing, self.live.load().queue));
+        let jid = account
+            .with_resource(&resource)
+            .map_err(|_| StanzaCondition::BadRequest)?;
+        let session = Arc::new(Session::new(
+            self.session_id(),
+            jid,
+            framing,
+            self.live.load().queue,
+        ));
         self.sessions.insert(Arc::clone(&session));
         let (answer, receiver) = oneshot::channel();
         let (id, full) = (session.id, session.jid.clone());
-        let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
-            let result = match user {
-                Ok(user) => user.bind(id, &full, &node.live.load().policy, fx),
-                Err(error) => Err(crate::node::store_error(error)),
+        let job =
+            move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+                let result = match user {
+                    Ok(user) => user.bind(id, &full, &node.live.load().policy, fx),
+                    Err(error) => Err(crate::node::store_error(error)),
+                };
+                // The connection may have gone meanwhile: it ends the session then.
+                let _ = answer.send(result);
             };
-            // The connection may have gone meanwhile: it ends the session then.
-            let _ = answer.send(result);
-        };
         let result = match self.on_user(&account, job) {
-            Ok(()) => receiver.await.unwrap_or(Err(StanzaCondition::InternalServerError.into())),
+            Ok(()) => receiver
+                .await
+                .unwrap_or(Err(StanzaCondition::InternalServerError.into())),
             Err(busy) => Err(busy.into()),
         };
         match result {
@@ -76,7 +96,12 @@ impl Node {
         }
     }
 
-    async fn resume(self: Arc<Self>, account: Jid, previd: String, h: u32) -> Result<(Arc<Session>, u32), ResumeFailed> {
+    async fn resume(
+        self: Arc<Self>,
+        account: Jid,
+        previd: String,
+        h: u32,
+    ) -> Result<(Arc<Session>, u32), ResumeFailed> {
         let not_found = || ResumeFailed::Failed {
             condition: StanzaCondition::ItemNotFound,
             h: self.sessions.last_h(&previd),
@@ -84,7 +109,10 @@ impl Node {
         let session = self.sessions.by_resume_id(&previd).ok_or_else(not_found)?;
         if session.jid.bare_str() != account.as_str() {
             // Somebody else's: as if there were none.
-            return Err(ResumeFailed::Failed { condition: StanzaCondition::ItemNotFound, h: None });
+            return Err(ResumeFailed::Failed {
+                condition: StanzaCondition::ItemNotFound,
+                h: None,
+            });
         }
         if !session.detach(self.now()) {
             return Err(not_found());
@@ -94,7 +122,9 @@ impl Node {
         let handled = loop {
             match session.inbound() {
                 Some((handled, true)) => break handled,
-                Some(_) if self.now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+                Some(_) if self.now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await
+                }
                 _ => {
                     self.end_session(&session);
                     return Err(not_found());
@@ -116,7 +146,10 @@ impl Node {
 
     fn delete_offline(&self, account: &Jid, ids: Vec<u64>) {
         if !ids.is_empty() {
-            let write = Write::OfflineDelete { owner: account.bare(), ids };
+            let write = Write::OfflineDelete {
+                owner: account.bare(),
+                ids,
+            };
             // Not deleted means delivered once more, which is better than lost.
             self.store.write(write, Box::new(|_| {}));
         }
@@ -124,7 +157,9 @@ impl Node {
 
     fn lost(self: &Arc<Self>, session: &Arc<Session>) {
         let now_ms = self.now();
-        let is_kept = !self.stopping() && self.sessions.detached(session.id, now_ms) && session.detach(now_ms);
+        let is_kept = !self.stopping()
+            && self.sessions.detached(session.id, now_ms)
+            && session.detach(now_ms);
         if !is_kept {
             self.end_session(session);
         }
@@ -153,7 +188,12 @@ impl Gateway for NodeGateway {
         }
     }
 
-    fn bind(&self, account: Jid, resource: Option<String>, framing: Framing) -> Later<Result<Arc<Session>, StanzaError>> {
+    fn bind(
+        &self,
+        account: Jid,
+        resource: Option<String>,
+        framing: Framing,
+    ) -> Later<Result<Arc<Session>, StanzaError>> {
         Box::pin(Arc::clone(&self.0).bind(account, resource, framing))
     }
 
@@ -169,7 +209,11 @@ impl Gateway for NodeGateway {
             let live = node.live.load_full();
             let found = child.and_then(|c| live.matches.find(Target::Host, is_set, &c.ns, &c.name));
             let answer = match found {
-                Some((handler, _)) => node.bridge.register(iq.clone(), peer.ip, handler, node.now()).await.ok(),
+                Some((handler, _)) => node
+                    .bridge
+                    .register(iq.clone(), peer.ip, handler, node.now())
+                    .await
+                    .ok(),
                 None => None,
             };
             let refusal = || iq.error(&StanzaCondition::ServiceUnavailable.into());
@@ -184,11 +228,24 @@ impl Gateway for NodeGateway {
             return Enabled { resume: None };
         }
         let id = self.0.random_id();
-        self.0.sessions.enable(session.id, Resumable { id: id.clone(), seconds });
-        Enabled { resume: Some((id, seconds)) }
+        self.0.sessions.enable(
+            session.id,
+            Resumable {
+                id: id.clone(),
+                seconds,
+            },
+        );
+        Enabled {
+            resume: Some((id, seconds)),
+        }
     }
 
-    fn sm_resume(&self, account: Jid, previd: String, h: u32) -> Later<Result<(Arc<Session>, u32), ResumeFailed>> {
+    fn sm_resume(
+        &self,
+        account: Jid,
+        previd: String,
+        h: u32,
+    ) -> Later<Result<(Arc<Session>, u32), ResumeFailed>> {
         Box::pin(Arc::clone(&self.0).resume(account, previd, h))
     }
 
@@ -218,11 +275,21 @@ impl Gateway for NodeGateway {
         let mut components = self.0.components.write();
         if components.contains_key(domain.as_str()) {
             // XEP-0114 leaves it to the server; one connection is one order.
-            return Err(StreamError::from(StreamCondition::Conflict).with_text("this component is connected already"));
+            return Err(StreamError::from(StreamCondition::Conflict)
+                .with_text("this component is connected already"));
         }
-        let session = Arc::new(Session::new(self.0.session_id(), domain.clone(), Framing::Tcp, self.0.live.load().queue));
+        let session = Arc::new(Session::new(
+            self.0.session_id(),
+            domain.clone(),
+            Framing::Tcp,
+            self.0.live.load().queue,
+        ));
         components.insert(domain.as_str().to_owned(), Arc::clone(&session));
-        self.0.bridge.log(crate::node::INFO, "component connected", vec![("domain", domain.to_string())]);
+        self.0.bridge.log(
+            crate::node::INFO,
+            "component connected",
+            vec![("domain", domain.to_string())],
+        );
         Ok(session)
     }
 
@@ -233,12 +300,19 @@ impl Gateway for NodeGateway {
 
     fn component_down(&self, session: &Arc<Session>) {
         let mut components = self.0.components.write();
-        if components.get(session.jid.as_str()).is_some_and(|current| current.id == session.id) {
+        if components
+            .get(session.jid.as_str())
+            .is_some_and(|current| current.id == session.id)
+        {
             components.remove(session.jid.as_str());
         }
         drop(components);
         session.finish(self.0.now());
-        self.0.bridge.log(crate::node::INFO, "component gone", vec![("domain", session.jid.to_string())]);
+        self.0.bridge.log(
+            crate::node::INFO,
+            "component gone",
+            vec![("domain", session.jid.to_string())],
+        );
     }
 
     fn is_stopping(&self) -> bool {
@@ -274,7 +348,9 @@ impl Gateway for NodeGateway {
             }
             Count::Panicked => {
                 metrics.panics.inc();
-                self.0.bridge.log(crate::node::ERROR, "connection panicked", Vec::new());
+                self.0
+                    .bridge
+                    .log(crate::node::ERROR, "connection panicked", Vec::new());
             }
             Count::StreamError(condition) => metrics.stream_error(condition),
             Count::Throttled => {

@@ -7,11 +7,11 @@ use antiphon_net::session::QueueLimits;
 use antiphon_net::tls::{CertificateFiles, TlsError, TlsHosts};
 use antiphon_routing::matching::{Declaration, MatchTable};
 use antiphon_routing::user::Policy;
+use antiphon_xmpp::Jid;
 use antiphon_xmpp::sasl::{Mechanism, ScramHash};
 use antiphon_xmpp::stream::c2s::{self, HostConfig};
 use antiphon_xmpp::stream::{component, sm};
 use antiphon_xmpp::xml::Limits;
-use antiphon_xmpp::Jid;
 use std::sync::Arc;
 
 /// Seconds a silent client has to answer a ping.
@@ -74,7 +74,10 @@ impl Live {
             return Err(ConfigError::Document("no domain is configured".into()));
         }
         if config.storage.backend != "sqlite" {
-            return Err(ConfigError::Document(format!("unknown storage backend {:?}", config.storage.backend)));
+            return Err(ConfigError::Document(format!(
+                "unknown storage backend {:?}",
+                config.storage.backend
+            )));
         }
         let limits = &config.limits;
         let policy = Policy {
@@ -87,7 +90,8 @@ impl Live {
             subscription_requests: SUBSCRIPTION_REQUESTS,
             domains: config.hosts.iter().map(|h| h.domain.clone()).collect(),
         };
-        let declarations: Vec<Declaration> = config.handlers.iter().map(Declaration::from).collect();
+        let declarations: Vec<Declaration> =
+            config.handlers.iter().map(Declaration::from).collect();
         let queue = QueueLimits {
             outgoing_bytes: or_unlimited(limits.outgoing_bytes),
             unacked: sm::QueueLimits {
@@ -96,7 +100,12 @@ impl Live {
             },
             held_stanzas: HELD_STANZAS,
         };
-        Ok(Self { policy, matches: MatchTable::new(&declarations), queue, config })
+        Ok(Self {
+            policy,
+            matches: MatchTable::new(&declarations),
+            queue,
+            config,
+        })
     }
 
     /// Whether this is a served domain.
@@ -117,7 +126,10 @@ impl Live {
                 key: host.key.clone()?,
             })
         });
-        Ok(TlsHosts::load(&files.collect::<Vec<_>>(), self.config.auth.client_ca.as_deref())?)
+        Ok(TlsHosts::load(
+            &files.collect::<Vec<_>>(),
+            self.config.auth.client_ca.as_deref(),
+        )?)
     }
 
     /// Client streams.
@@ -139,12 +151,16 @@ impl Live {
                 dummy_iterations: self.config.auth.scram_iterations,
             }))
         };
-        Ok(ClientConfigs { starttls: build(true)?, other: build(false)? })
+        Ok(ClientConfigs {
+            starttls: build(true)?,
+            other: build(false)?,
+        })
     }
 
     fn hosts(&self) -> Result<Vec<Arc<HostConfig>>, ConfigError> {
         let mechanisms = self.config.auth.mechanisms.iter().map(|name| {
-            Mechanism::parse(name).ok_or_else(|| ConfigError::Document(format!("unknown SASL mechanism {name:?}")))
+            Mechanism::parse(name)
+                .ok_or_else(|| ConfigError::Document(format!("unknown SASL mechanism {name:?}")))
         });
         let mechanisms = mechanisms.collect::<Result<Vec<_>, _>>()?;
         let hosts = self.config.hosts.iter().map(|host| {
@@ -164,7 +180,10 @@ impl Live {
     /// A domain that is none.
     pub fn component_streams(&self) -> Result<component::Config, ConfigError> {
         let components = self.config.components.iter().map(|c| {
-            Ok(component::Component { domain: parse_domain(&c.domain)?, secret: c.secret.as_str().into() })
+            Ok(component::Component {
+                domain: parse_domain(&c.domain)?,
+                secret: c.secret.as_str().into(),
+            })
         });
         Ok(component::Config {
             components: components.collect::<Result<_, ConfigError>>()?,
@@ -186,7 +205,11 @@ impl Live {
                 burst_stanzas: limits.burst_stanzas,
                 bytes_per_second: limits.bytes_per_second,
                 burst_bytes: limits.burst_bytes,
-                ping_seconds: if self.config.modules.ping { limits.idle_seconds } else { 0 },
+                ping_seconds: if self.config.modules.ping {
+                    limits.idle_seconds
+                } else {
+                    0
+                },
                 ping_timeout_seconds: PING_TIMEOUT_SECONDS,
                 read_ahead: or_unlimited(limits.stanza_bytes).saturating_add(READ_AHEAD),
             },
@@ -198,11 +221,16 @@ impl Live {
     #[must_use]
     pub fn hashes(&self) -> Vec<ScramHash> {
         let offered = |hash| {
-            self.config.auth.mechanisms.iter().filter_map(|m| Mechanism::parse(m)).any(
-                |m| matches!(m, Mechanism::Scram { hash: offered, .. } if offered == hash),
-            )
+            self.config
+                .auth
+                .mechanisms
+                .iter()
+                .filter_map(|m| Mechanism::parse(m))
+                .any(|m| matches!(m, Mechanism::Scram { hash: offered, .. } if offered == hash))
         };
-        let wanted = ScramHash::ALL.into_iter().filter(|h| *h == ScramHash::Sha256 || offered(*h));
+        let wanted = ScramHash::ALL
+            .into_iter()
+            .filter(|h| *h == ScramHash::Sha256 || offered(*h));
         wanted.collect()
     }
 

@@ -50,7 +50,11 @@ impl ByKind {
         let family = Family::<Kind, Counter>::default();
         for kind in [StanzaKind::Message, StanzaKind::Presence, StanzaKind::Iq] {
             let counter = self.get(kind).get();
-            family.get_or_create(&Kind { kind: KindLabel(kind) }).inc_by(counter);
+            family
+                .get_or_create(&Kind {
+                    kind: KindLabel(kind),
+                })
+                .inc_by(counter);
         }
         registry.register(name, help, family);
     }
@@ -113,7 +117,9 @@ impl Metrics {
 
     /// We ended a stream.
     pub fn stream_error(&self, condition: &'static str) {
-        self.stream_errors.get_or_create(&Condition { condition }).inc();
+        self.stream_errors
+            .get_or_create(&Condition { condition })
+            .inc();
     }
 
     /// Stanzas received and delivered so far, all kinds.
@@ -128,34 +134,96 @@ impl Metrics {
     pub fn text(&self, readings: Readings) -> String {
         let mut registry = Registry::with_prefix("antiphon");
         let r = &mut registry;
-        self.received.register(r, "stanzas_received", "Stanzas that clients sent");
-        self.delivered.register(r, "stanzas_delivered", "Stanzas put on clients' queues");
+        self.received
+            .register(r, "stanzas_received", "Stanzas that clients sent");
+        self.delivered
+            .register(r, "stanzas_delivered", "Stanzas put on clients' queues");
         for (name, help, counter) in [
-            ("connections_accepted", "Connections accepted", &self.accepted),
-            ("connections_refused", "Connections refused by a limit", &self.refused_connections),
-            ("tls_failures", "TLS handshakes that failed", &self.tls_failures),
-            ("connection_panics", "Connections ended by a fault of the server", &self.panics),
-            ("clients_throttled", "Times a client was slowed down by its rate limit", &self.throttled),
-            ("queue_overflows", "Sessions ended because their client did not read", &self.overflows),
-            ("requests_refused", "Requests refused because Python was busy", &self.refused),
-            ("store_errors", "Operations that the store refused or failed", &self.store_errors),
+            (
+                "connections_accepted",
+                "Connections accepted",
+                &self.accepted,
+            ),
+            (
+                "connections_refused",
+                "Connections refused by a limit",
+                &self.refused_connections,
+            ),
+            (
+                "tls_failures",
+                "TLS handshakes that failed",
+                &self.tls_failures,
+            ),
+            (
+                "connection_panics",
+                "Connections ended by a fault of the server",
+                &self.panics,
+            ),
+            (
+                "clients_throttled",
+                "Times a client was slowed down by its rate limit",
+                &self.throttled,
+            ),
+            (
+                "queue_overflows",
+                "Sessions ended because their client did not read",
+                &self.overflows,
+            ),
+            (
+                "requests_refused",
+                "Requests refused because Python was busy",
+                &self.refused,
+            ),
+            (
+                "store_errors",
+                "Operations that the store refused or failed",
+                &self.store_errors,
+            ),
             ("auth_failures", "Failed logins", &self.auth_failures),
             ("sessions_resumed", "Sessions resumed", &self.resumed),
         ] {
             r.register(name, help, counter.clone());
         }
         let (sent, received) = (self.bytes_out.clone(), self.bytes_in.clone());
-        r.register_with_unit("socket_sent", "Sent on sockets", prometheus_client::registry::Unit::Bytes, sent);
-        r.register_with_unit("socket_received", "Received on sockets", prometheus_client::registry::Unit::Bytes, received);
+        r.register_with_unit(
+            "socket_sent",
+            "Sent on sockets",
+            prometheus_client::registry::Unit::Bytes,
+            sent,
+        );
+        r.register_with_unit(
+            "socket_received",
+            "Received on sockets",
+            prometheus_client::registry::Unit::Bytes,
+            received,
+        );
         r.register("logins", "Successful logins", self.logins.clone());
-        r.register("stream_errors", "Streams ended by the server", self.stream_errors.clone());
-        counter_of(r, "crossings", "Events that crossed into Python", readings.crossings);
-        counter_of(r, "logs_lost", "Log records dropped because Python was behind", readings.lost_logs);
+        r.register(
+            "stream_errors",
+            "Streams ended by the server",
+            self.stream_errors.clone(),
+        );
+        counter_of(
+            r,
+            "crossings",
+            "Events that crossed into Python",
+            readings.crossings,
+        );
+        counter_of(
+            r,
+            "logs_lost",
+            "Log records dropped because Python was behind",
+            readings.lost_logs,
+        );
         for (name, help, value) in [
             ("sessions", "Bound sessions", readings.sessions),
             ("connections", "Open connections", readings.connections),
             ("entities", "Entities in memory", readings.entities),
-            ("bridge_queue", "Events that wait for Python", readings.queue),
+            (
+                "bridge_queue",
+                "Events that wait for Python",
+                readings.queue,
+            ),
         ] {
             let gauge = Gauge::<i64>::default();
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));

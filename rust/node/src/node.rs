@@ -1,5 +1,10 @@
 //! The node: entities, sessions, store and bridge, and the way of a stanza through them.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "what is refused is given back, and boxing it would cost every stanza"
+)]
+
 use crate::accounts::Failures;
 use crate::bridge::{Answered, Bridge};
 use crate::caps::KnownCaps;
@@ -9,21 +14,21 @@ use crate::requests::Requests;
 use crate::sessions::Sessions;
 use crate::shard::{self, Found, Job, Shards, Slot, Touch, enqueue};
 use antiphon_net::session::{Session, Undelivered};
+use antiphon_routing::SessionId;
 use antiphon_routing::effect::{Effects, Local, Origin};
 use antiphon_routing::home::Locator;
 use antiphon_routing::store::{Store, StoreError, Write};
 use antiphon_routing::user::User;
-use antiphon_routing::SessionId;
+use antiphon_xmpp::Jid;
 use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
 use antiphon_xmpp::stream::StreamError;
-use antiphon_xmpp::Jid;
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use ring::rand::{SecureRandom, SystemRandom};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 
@@ -75,7 +80,13 @@ pub(crate) type Routes = VecDeque<Stanza>;
 
 impl Node {
     /// A node around its store. Call on the runtime that `runtime` is.
-    pub fn new(live: Live, store: Arc<dyn Store>, locator: Arc<dyn Locator>, bridge: Arc<Bridge>, runtime: Handle) -> Self {
+    pub fn new(
+        live: Live,
+        store: Arc<dyn Store>,
+        locator: Arc<dyn Locator>,
+        bridge: Arc<Bridge>,
+        runtime: Handle,
+    ) -> Self {
         Self {
             live: ArcSwap::from_pointee(live),
             store,
@@ -98,7 +109,9 @@ impl Node {
     /// Milliseconds since 1970.
     #[must_use]
     pub fn now(&self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(0)
     }
 
@@ -126,7 +139,12 @@ impl Node {
     }
 
     /// As [`Node::on_user`]; what is to be routed further joins `routes` if the entity is there.
-    pub(crate) fn with_user<F>(self: &Arc<Self>, bare: &Jid, job: F, routes: &mut Routes) -> Result<(), Busy>
+    pub(crate) fn with_user<F>(
+        self: &Arc<Self>,
+        bare: &Jid,
+        job: F,
+        routes: &mut Routes,
+    ) -> Result<(), Busy>
     where
         F: FnOnce(&Arc<Self>, Result<&mut User, &StoreError>, &mut Effects) + Send + 'static,
     {
@@ -169,7 +187,9 @@ impl Node {
     ) -> Option<R> {
         let hash = shard::hash(bare.bare_str());
         let mut shard = self.shards.lock(hash);
-        let Found::Live(user, touch) = shard.find(hash, bare.bare_str()) else { return None };
+        let Found::Live(user, touch) = shard.find(hash, bare.bare_str()) else {
+            return None;
+        };
         touch.at_s = self.now() / 1000;
         let is_temporary = touch.is_temporary;
         let mut fx = borrow_effects();
@@ -194,11 +214,17 @@ impl Node {
     }
 
     /// Runs everything that waited, in order, and keeps the entity.
-    fn loaded(self: &Arc<Self>, bare: &Jid, record: Result<Option<antiphon_routing::store::UserRecord>, StoreError>) {
+    fn loaded(
+        self: &Arc<Self>,
+        bare: &Jid,
+        record: Result<Option<antiphon_routing::store::UserRecord>, StoreError>,
+    ) {
         let hash = shard::hash(bare.as_str());
         let mut routes = Routes::new();
         let mut shard = self.shards.lock(hash);
-        let Some(Slot::Loading(_, jobs)) = shard.remove(hash, bare.as_str()) else { return };
+        let Some(Slot::Loading(_, jobs)) = shard.remove(hash, bare.as_str()) else {
+            return;
+        };
         let mut fx = borrow_effects();
         match record {
             Ok(record) => {
@@ -209,7 +235,10 @@ impl Node {
                     routes.extend(fx.routes.drain(..));
                 }
                 if user.exists() || !user.is_idle() {
-                    let touch = Touch { at_s: self.now() / 1000, is_temporary: false };
+                    let touch = Touch {
+                        at_s: self.now() / 1000,
+                        is_temporary: false,
+                    };
                     shard.insert(hash, Slot::Live(user, touch));
                 }
             }
@@ -229,7 +258,10 @@ impl Node {
     pub(crate) fn make_temporary(&self, bare: &Jid) {
         let hash = shard::hash(bare.as_str());
         let user = Box::new(User::new(bare.clone(), Some(Default::default())));
-        let touch = Touch { at_s: self.now() / 1000, is_temporary: true };
+        let touch = Touch {
+            at_s: self.now() / 1000,
+            is_temporary: true,
+        };
         self.shards.lock(hash).insert(hash, Slot::Live(user, touch));
     }
 
@@ -244,14 +276,22 @@ impl Node {
             let mut over: Vec<(SessionId, u64, Stanza)> = Vec::new();
             for effect in std::mem::take(&mut fx.local) {
                 match effect {
-                    Local::Deliver { session, stanza, offline } => {
+                    Local::Deliver {
+                        session,
+                        stanza,
+                        offline,
+                    } => {
                         if let Err(stanza) = self.deliver(session, stanza, offline, now_ms)
                             && offline.is_none()
                         {
                             over.push((session, now_ms, stanza));
                         }
                     }
-                    Local::Store { write, origin, refused } => {
+                    Local::Store {
+                        write,
+                        origin,
+                        refused,
+                    } => {
                         if !is_temporary {
                             self.write(write, origin, refused);
                         }
@@ -266,16 +306,28 @@ impl Node {
             for (session, ..) in &over {
                 user.unbind(*session, now_ms, &live.policy, fx);
             }
-            let stanzas = over.into_iter().map(|(_, at_ms, stanza)| (at_ms, stanza)).collect();
+            let stanzas = over
+                .into_iter()
+                .map(|(_, at_ms, stanza)| (at_ms, stanza))
+                .collect();
             user.undelivered(stanzas, now_ms, &live.policy, fx);
         }
     }
 
     fn carry_rare(self: &Arc<Self>, effect: Local) {
         match effect {
-            Local::ReadOffline { owner, session, after, .. } => self.read_offline(owner, session, after),
+            Local::ReadOffline {
+                owner,
+                session,
+                after,
+                ..
+            } => self.read_offline(owner, session, after),
             Local::Close { session, condition } => self.close_session(session, condition.into()),
-            Local::Ask { handler, stanza, session } => {
+            Local::Ask {
+                handler,
+                stanza,
+                session,
+            } => {
                 let session = session.and_then(|id| self.sessions.get(id));
                 self.ask(stanza, session, handler);
             }
@@ -284,8 +336,16 @@ impl Node {
     }
 
     /// Puts a stanza on a session's queue; gives it back if the session is over.
-    fn deliver(self: &Arc<Self>, id: SessionId, stanza: Stanza, offline: Option<u64>, now_ms: u64) -> Result<(), Stanza> {
-        let Some(session) = self.sessions.get(id) else { return Err(stanza) };
+    fn deliver(
+        self: &Arc<Self>,
+        id: SessionId,
+        stanza: Stanza,
+        offline: Option<u64>,
+        now_ms: u64,
+    ) -> Result<(), Stanza> {
+        let Some(session) = self.sessions.get(id) else {
+            return Err(stanza);
+        };
         self.metrics.delivered(stanza.kind);
         match session.deliver(stanza, offline, now_ms) {
             Ok(()) => Ok(()),
@@ -295,7 +355,8 @@ impl Node {
                 if !session.is_attached() {
                     // Nobody else will end it; not here, under its entity's lock.
                     let node = Arc::clone(self);
-                    self.runtime.spawn(async move { node.end_session(&session) });
+                    self.runtime
+                        .spawn(async move { node.end_session(&session) });
                 }
                 Err(stanza)
             }
@@ -315,7 +376,9 @@ impl Node {
                 if let Some(refused) = refused {
                     // The writer's thread must not route.
                     let inner = Arc::clone(&node);
-                    node.runtime.spawn(async move { inner.route(*refused, None); });
+                    node.runtime.spawn(async move {
+                        inner.route(*refused, None);
+                    });
                 }
             }
         };
@@ -330,11 +393,12 @@ impl Node {
                 node.log_store_error("offline messages not read", &error);
                 Vec::new()
             });
-            let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
-                if let Ok(user) = user {
-                    user.offline_loaded(session, records, &node.live.load().policy, fx);
-                }
-            };
+            let job =
+                move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+                    if let Ok(user) = user {
+                        user.offline_loaded(session, records, &node.live.load().policy, fx);
+                    }
+                };
             // With too many waiting, the next presence reads them again.
             let _ = node.on_user(&owner, job);
         });
@@ -342,11 +406,14 @@ impl Node {
 
     /// Ends a session's stream with an error, wherever its connection is.
     pub(crate) fn close_session(self: &Arc<Self>, id: SessionId, error: StreamError) {
-        let Some(session) = self.sessions.get(id) else { return };
+        let Some(session) = self.sessions.get(id) else {
+            return;
+        };
         session.close(error);
         if !session.is_attached() {
             let node = Arc::clone(self);
-            self.runtime.spawn(async move { node.end_session(&session) });
+            self.runtime
+                .spawn(async move { node.end_session(&session) });
         }
     }
 
@@ -357,16 +424,20 @@ impl Node {
         }
         let now_ms = self.now();
         let unacked = session.finish(now_ms);
-        let stanzas: Vec<(u64, Stanza)> =
-            unacked.into_iter().filter(|s| s.offline.is_none()).map(|s| (s.at_ms, s.stanza)).collect();
+        let stanzas: Vec<(u64, Stanza)> = unacked
+            .into_iter()
+            .filter(|s| s.offline.is_none())
+            .map(|s| (s.at_ms, s.stanza))
+            .collect();
         let id = session.id;
-        let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
-            if let Ok(user) = user {
-                let live = node.live.load();
-                user.unbind(id, now_ms, &live.policy, fx);
-                user.undelivered(stanzas, now_ms, &live.policy, fx);
-            }
-        };
+        let job =
+            move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+                if let Ok(user) = user {
+                    let live = node.live.load();
+                    user.unbind(id, now_ms, &live.policy, fx);
+                    user.undelivered(stanzas, now_ms, &live.policy, fx);
+                }
+            };
         // An entity with a session is always in memory, so nothing waits here.
         let _ = self.on_user(&session.jid, job);
     }
@@ -412,7 +483,10 @@ impl Node {
     /// A request of Python's: its answer comes as an event with this ticket.
     pub fn request(self: &Arc<Self>, ticket: u64, stanza: Stanza, timeout_ms: u64) {
         let id: std::sync::Arc<str> = format!("s{}", self.random_id()).into();
-        let stanza = Stanza { id: Some(id), ..stanza };
+        let stanza = Stanza {
+            id: Some(id),
+            ..stanza
+        };
         if self.requests.open(ticket, &stanza, self.now() + timeout_ms) {
             self.route(stanza, None);
         } else {
@@ -425,8 +499,13 @@ impl Node {
         self.caps.learn(hash, ver);
     }
 
-    pub(crate) fn ask(self: &Arc<Self>, stanza: Stanza, session: Option<Arc<Session>>, handler: u32) {
-        if let Err(refused) = self.bridge.ask(stanza, session, handler, self.now()) {
+    pub(crate) fn ask(
+        self: &Arc<Self>,
+        stanza: Stanza,
+        session: Option<Arc<Session>>,
+        handler: u32,
+    ) {
+        if let Some(refused) = self.bridge.ask(stanza, session, handler, self.now()) {
             self.metrics.refused.inc();
             self.answered(refused);
         }
@@ -434,7 +513,8 @@ impl Node {
 
     pub(crate) fn log_store_error(&self, event: &'static str, error: &StoreError) {
         self.metrics.store_errors.inc();
-        self.bridge.log(ERROR, event, vec![("reason", error.to_string())]);
+        self.bridge
+            .log(ERROR, event, vec![("reason", error.to_string())]);
     }
 
     /// Whether the node is going down.
@@ -467,7 +547,9 @@ impl From<Busy> for StanzaError {
 pub(crate) fn store_error(error: &StoreError) -> StanzaError {
     match error {
         StoreError::Busy | StoreError::Closed => Busy.into(),
-        StoreError::Full(what) => StanzaError::new(StanzaCondition::ResourceConstraint).with_text(*what),
+        StoreError::Full(what) => {
+            StanzaError::new(StanzaCondition::ResourceConstraint).with_text(*what)
+        }
         StoreError::NoAccount => StanzaCondition::ItemNotFound.into(),
         StoreError::Exists => StanzaCondition::Conflict.into(),
         StoreError::Engine(_) => StanzaCondition::InternalServerError.into(),

@@ -2,8 +2,8 @@
 
 use crate::bridge::Bridge;
 use crate::value::Value;
-use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
 use antiphon_xmpp::Jid;
+use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
@@ -24,12 +24,21 @@ pub struct Requests(Mutex<HashMap<String, Open>>);
 impl Requests {
     /// Notes a request before it is sent. `false`: too many are open.
     pub fn open(&self, ticket: u64, stanza: &Stanza, due_ms: u64) -> bool {
-        let (Some(id), Some(to)) = (&stanza.id, &stanza.to) else { return false };
+        let (Some(id), Some(to)) = (&stanza.id, &stanza.to) else {
+            return false;
+        };
         let mut open = self.0.lock();
         if open.len() >= MAX {
             return false;
         }
-        open.insert(id.to_string(), Open { ticket, to: to.clone(), due_ms });
+        open.insert(
+            id.to_string(),
+            Open {
+                ticket,
+                to: to.clone(),
+                due_ms,
+            },
+        );
         true
     }
 
@@ -37,7 +46,9 @@ impl Requests {
     pub fn answer(&self, stanza: &Stanza, bridge: &Bridge) {
         let Some(id) = &stanza.id else { return };
         let mut open = self.0.lock();
-        let is_answer = open.get(&**id).is_some_and(|o| stanza.from.as_ref() == Some(&o.to));
+        let is_answer = open
+            .get(&**id)
+            .is_some_and(|o| stanza.from.as_ref() == Some(&o.to));
         let found = if is_answer { open.remove(&**id) } else { None };
         drop(open);
         if let Some(found) = found {
@@ -48,10 +59,16 @@ impl Requests {
     /// Gives up on what was not answered in time.
     pub fn expire(&self, now_ms: u64, bridge: &Bridge) {
         let mut open = self.0.lock();
-        let late: Vec<u64> = open.extract_if(|_, o| o.due_ms <= now_ms).map(|(_, o)| o.ticket).collect();
+        let late: Vec<u64> = open
+            .extract_if(|_, o| o.due_ms <= now_ms)
+            .map(|(_, o)| o.ticket)
+            .collect();
         drop(open);
         for ticket in late {
-            bridge.complete(ticket, Err(StanzaError::new(StanzaCondition::RemoteServerTimeout)));
+            bridge.complete(
+                ticket,
+                Err(StanzaError::new(StanzaCondition::RemoteServerTimeout)),
+            );
         }
     }
 }

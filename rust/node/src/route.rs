@@ -27,7 +27,11 @@ fn is_request(stanza: &Stanza) -> bool {
 impl Node {
     fn addressee(&self, to: &Jid) -> Addressee {
         if self.live.load().is_host(to.domain()) {
-            return if to.local().is_none() { Addressee::Host } else { Addressee::Account };
+            return if to.local().is_none() {
+                Addressee::Host
+            } else {
+                Addressee::Account
+            };
         }
         match self.components.read().get(to.domain()) {
             Some(session) => Addressee::Component(Arc::clone(session)),
@@ -36,7 +40,12 @@ impl Node {
     }
 
     /// A stanza from a bound session here.
-    pub(crate) fn from_session(self: &Arc<Self>, session: &Arc<Session>, stanza: Stanza, seq: u64) -> Flow {
+    pub(crate) fn from_session(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        stanza: Stanza,
+        seq: u64,
+    ) -> Flow {
         self.metrics.received(stanza.kind);
         if stanza.kind == StanzaKind::Iq
             && let Some(flow) = self.iq_from_session(session, &stanza)
@@ -47,20 +56,25 @@ impl Node {
         if stanza.kind == StanzaKind::Presence {
             self.look_at_caps(&stanza);
         }
-        let origin = (seq > 0).then_some(Origin { session: session.id, seq });
+        let origin = (seq > 0).then_some(Origin {
+            session: session.id,
+            seq,
+        });
         let id = session.id;
-        let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
-            if let Ok(user) = user {
-                user.outgoing(id, stanza, node.now(), &node.live.load().policy, fx);
-            }
-        };
+        let job =
+            move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+                if let Ok(user) = user {
+                    user.outgoing(id, stanza, node.now(), &node.live.load().policy, fx);
+                }
+            };
         let mut routes = Routes::new();
         // The entity of a bound session is in memory, so the job has run.
         let _ = self.with_user(&session.jid, job, &mut routes);
         let mut is_later = false;
         while let Some(stanza) = routes.pop_front() {
             // The message itself and no answer or notice that it caused.
-            let is_own = stanza.kind == StanzaKind::Message && stanza.from.as_ref() == Some(&session.jid);
+            let is_own =
+                stanza.kind == StanzaKind::Message && stanza.from.as_ref() == Some(&session.jid);
             is_later |= self.route_one(stanza, origin.filter(|_| is_own), &mut routes);
         }
         if !is_later {
@@ -71,7 +85,10 @@ impl Node {
 
     /// IQs of a session to the server and to its own account. `None`: to somebody else.
     fn iq_from_session(self: &Arc<Self>, session: &Arc<Session>, stanza: &Stanza) -> Option<Flow> {
-        let is_own = stanza.to.as_ref().is_none_or(|to| to.is_bare() && to.as_str() == session.jid.bare_str());
+        let is_own = stanza
+            .to
+            .as_ref()
+            .is_none_or(|to| to.is_bare() && to.as_str() == session.jid.bare_str());
         let target = if is_own {
             Target::Account
         } else {
@@ -94,14 +111,25 @@ impl Node {
     }
 
     /// Answers an IQ get or set on behalf of the server or an account.
-    fn serve_iq(self: &Arc<Self>, stanza: Stanza, target: Target, session: Option<&Arc<Session>>) -> Flow {
+    fn serve_iq(
+        self: &Arc<Self>,
+        stanza: Stanza,
+        target: Target,
+        session: Option<&Arc<Session>>,
+    ) -> Flow {
         let live = self.live.load();
         let is_set = stanza.type_str() == "set";
         let found = stanza.payload.children.first().and_then(|child| {
-            if !is_set && live.config.modules.ping && &*child.ns == ns::PING && &*child.name == "ping" {
+            if !is_set
+                && live.config.modules.ping
+                && &*child.ns == ns::PING
+                && &*child.name == "ping"
+            {
                 return Some(Ok(()));
             }
-            live.matches.find(target, is_set, &child.ns, &child.name).map(Err)
+            live.matches
+                .find(target, is_set, &child.ns, &child.name)
+                .map(Err)
         });
         match found {
             Some(Ok(())) => self.answer_to(session, stanza.result()),
@@ -112,7 +140,11 @@ impl Node {
                 }
                 self.ask(stanza, session.map(Arc::clone), handler);
             }
-            None => self.bounce_to(session, &stanza, &StanzaCondition::ServiceUnavailable.into()),
+            None => self.bounce_to(
+                session,
+                &stanza,
+                &StanzaCondition::ServiceUnavailable.into(),
+            ),
         }
         Flow::Go
     }
@@ -129,7 +161,12 @@ impl Node {
         }
     }
 
-    fn bounce_to(self: &Arc<Self>, session: Option<&Arc<Session>>, stanza: &Stanza, error: &StanzaError) {
+    fn bounce_to(
+        self: &Arc<Self>,
+        session: Option<&Arc<Session>>,
+        stanza: &Stanza,
+        error: &StanzaError,
+    ) {
         if let Some(answer) = stanza.error(error) {
             self.answer_to(session, answer);
         }
@@ -151,8 +188,15 @@ impl Node {
 
     /// Routes one stanza; what follows from it joins `routes`. `true`: the stanza of `origin` is
     /// handled later, when the store has committed.
-    fn route_one(self: &Arc<Self>, stanza: Stanza, origin: Option<Origin>, routes: &mut Routes) -> bool {
-        let Some(to) = stanza.to.clone() else { return false };
+    fn route_one(
+        self: &Arc<Self>,
+        stanza: Stanza,
+        origin: Option<Origin>,
+        routes: &mut Routes,
+    ) -> bool {
+        let Some(to) = stanza.to.clone() else {
+            return false;
+        };
         match self.addressee(&to) {
             Addressee::Host => {
                 self.to_host(stanza, &to);
@@ -173,7 +217,11 @@ impl Node {
                     StanzaCondition::RemoteServerNotFound
                 };
                 if stanza.kind != StanzaKind::Presence || stanza.type_.is_none() {
-                    routes.extend(stanza.error(&condition.into()).filter(|_| stanza.kind != StanzaKind::Presence));
+                    routes.extend(
+                        stanza
+                            .error(&condition.into())
+                            .filter(|_| stanza.kind != StanzaKind::Presence),
+                    );
                 }
                 false
             }
@@ -181,7 +229,12 @@ impl Node {
     }
 
     fn is_component(&self, domain: &str) -> bool {
-        self.live.load().config.components.iter().any(|c| c.domain == domain)
+        self.live
+            .load()
+            .config
+            .components
+            .iter()
+            .any(|c| c.domain == domain)
     }
 
     /// A stanza to a served domain that comes from no session here, or is no IQ.
@@ -194,13 +247,21 @@ impl Node {
                 self.bounce_to(None, &stanza, &StanzaCondition::ServiceUnavailable.into());
             }
             StanzaKind::Iq => self.requests.answer(&stanza, &self.bridge),
-            StanzaKind::Message => self.bounce_to(None, &stanza, &StanzaCondition::ServiceUnavailable.into()),
+            StanzaKind::Message => {
+                self.bounce_to(None, &stanza, &StanzaCondition::ServiceUnavailable.into())
+            }
             // RFC 6121 §4.6: the server itself has no presence and no subscriptions.
             StanzaKind::Presence => {}
         }
     }
 
-    fn to_account(self: &Arc<Self>, stanza: Stanza, to: &Jid, origin: Option<Origin>, routes: &mut Routes) -> bool {
+    fn to_account(
+        self: &Arc<Self>,
+        stanza: Stanza,
+        to: &Jid,
+        origin: Option<Origin>,
+        routes: &mut Routes,
+    ) -> bool {
         if is_request(&stanza) && to.is_bare() {
             self.iq_to_account(stanza, to, routes);
             return false;
@@ -220,9 +281,17 @@ impl Node {
     }
 
     /// The entity must be read first.
-    fn to_account_later(self: &Arc<Self>, stanza: Stanza, to: &Jid, origin: Option<Origin>, routes: &mut Routes) -> bool {
+    fn to_account_later(
+        self: &Arc<Self>,
+        stanza: Stanza,
+        to: &Jid,
+        origin: Option<Origin>,
+        routes: &mut Routes,
+    ) -> bool {
         let copy = stanza.clone();
-        let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+        let job = move |node: &Arc<Self>,
+                        user: Result<&mut User, &StoreError>,
+                        fx: &mut Effects| {
             match user {
                 Ok(user) => user.incoming(stanza, origin, node.now(), &node.live.load().policy, fx),
                 Err(_) => fx.routes.extend(stanza.error(&Busy.into())),
@@ -245,25 +314,38 @@ impl Node {
     /// account refuses or does not exist (RFC 6120 §13.11).
     fn iq_to_account(self: &Arc<Self>, stanza: Stanza, to: &Jid, routes: &mut Routes) {
         let copy = stanza.clone();
-        let job = move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
-            let mut is_seen = false;
-            let is_served = user.is_ok_and(|user| {
-                let Some(from) = &stanza.from else { return false };
-                is_seen = user.may_see_presence(from);
-                user.exists() && !user.is_blocked(from)
-            });
-            let child = stanza.payload.children.first();
-            let is_set = stanza.type_str() == "set";
-            let live = node.live.load();
-            let is_ping = child.is_some_and(|c| !is_set && &*c.ns == ns::PING && &*c.name == "ping");
-            let found = child.and_then(|c| live.matches.find(Target::Account, is_set, &c.ns, &c.name));
-            match found {
-                // To a stranger the account looks like one that does not exist.
-                _ if is_served && is_ping && is_seen && live.config.modules.ping => fx.routes.push(stanza.result()),
-                Some((handler, _)) if is_served => fx.local.push(Local::Ask { handler, stanza, session: None }),
-                _ => fx.routes.extend(stanza.error(&StanzaCondition::ServiceUnavailable.into())),
-            }
-        };
+        let job =
+            move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+                let mut is_seen = false;
+                let is_served = user.is_ok_and(|user| {
+                    let Some(from) = &stanza.from else {
+                        return false;
+                    };
+                    is_seen = user.may_see_presence(from);
+                    user.exists() && !user.is_blocked(from)
+                });
+                let child = stanza.payload.children.first();
+                let is_set = stanza.type_str() == "set";
+                let live = node.live.load();
+                let is_ping =
+                    child.is_some_and(|c| !is_set && &*c.ns == ns::PING && &*c.name == "ping");
+                let found =
+                    child.and_then(|c| live.matches.find(Target::Account, is_set, &c.ns, &c.name));
+                match found {
+                    // To a stranger the account looks like one that does not exist.
+                    _ if is_served && is_ping && is_seen && live.config.modules.ping => {
+                        fx.routes.push(stanza.result())
+                    }
+                    Some((handler, _)) if is_served => fx.local.push(Local::Ask {
+                        handler,
+                        stanza,
+                        session: None,
+                    }),
+                    _ => fx
+                        .routes
+                        .extend(stanza.error(&StanzaCondition::ServiceUnavailable.into())),
+                }
+            };
         if self.with_user(to, job, routes).is_err() {
             routes.extend(copy.error(&Busy.into()));
         }
@@ -272,5 +354,13 @@ impl Node {
 
 /// Whether a write will say when the stanza is handled.
 fn is_stored(fx: &Effects) -> bool {
-    fx.local.iter().any(|effect| matches!(effect, Local::Store { origin: Some(_), .. }))
+    fx.local.iter().any(|effect| {
+        matches!(
+            effect,
+            Local::Store {
+                origin: Some(_),
+                ..
+            }
+        )
+    })
 }

@@ -63,7 +63,11 @@ impl Sessions {
     /// Enters a session.
     pub fn insert(&self, session: Arc<Session>) {
         let number = session.id.number;
-        let entry = Entry { session, resumable: None, ends_ms: 0 };
+        let entry = Entry {
+            session,
+            resumable: None,
+            ends_ms: 0,
+        };
         self.slice(number).write().insert(number, entry);
         self.count.fetch_add(1, Ordering::Relaxed);
     }
@@ -71,12 +75,17 @@ impl Sessions {
     /// Finds one.
     #[must_use]
     pub fn get(&self, id: SessionId) -> Option<Arc<Session>> {
-        self.slice(id.number).read().get(&id.number).map(|e| Arc::clone(&e.session))
+        self.slice(id.number)
+            .read()
+            .get(&id.number)
+            .map(|e| Arc::clone(&e.session))
     }
 
     /// Makes a session resumable.
     pub fn enable(&self, id: SessionId, resumable: Resumable) {
-        self.by_resume_id.lock().insert(resumable.id.clone(), id.number);
+        self.by_resume_id
+            .lock()
+            .insert(resumable.id.clone(), id.number);
         if let Some(entry) = self.slice(id.number).write().get_mut(&id.number) {
             entry.resumable = Some(resumable);
         }
@@ -85,8 +94,12 @@ impl Sessions {
     /// The session lost its connection: `true` if it now waits to be resumed.
     pub fn detached(&self, id: SessionId, now_ms: u64) -> bool {
         let mut slice = self.slice(id.number).write();
-        let Some(entry) = slice.get_mut(&id.number) else { return false };
-        let Some(resumable) = &entry.resumable else { return false };
+        let Some(entry) = slice.get_mut(&id.number) else {
+            return false;
+        };
+        let Some(resumable) = &entry.resumable else {
+            return false;
+        };
         entry.ends_ms = now_ms + u64::from(resumable.seconds) * 1000;
         true
     }
@@ -102,7 +115,10 @@ impl Sessions {
     #[must_use]
     pub fn by_resume_id(&self, id: &str) -> Option<Arc<Session>> {
         let number = *self.by_resume_id.lock().get(id)?;
-        self.slice(number).read().get(&number).map(|e| Arc::clone(&e.session))
+        self.slice(number)
+            .read()
+            .get(&number)
+            .map(|e| Arc::clone(&e.session))
     }
 
     /// What an ended session had handled, if that is still known.
@@ -114,7 +130,9 @@ impl Sessions {
     /// Takes a session out; `false`: it was out already.
     pub fn remove(&self, session: &Session) -> bool {
         let number = session.id.number;
-        let Some(entry) = self.slice(number).write().remove(&number) else { return false };
+        let Some(entry) = self.slice(number).write().remove(&number) else {
+            return false;
+        };
         self.count.fetch_sub(1, Ordering::Relaxed);
         if let Some(resumable) = entry.resumable {
             self.by_resume_id.lock().remove(&resumable.id);
@@ -142,7 +160,9 @@ impl Sessions {
         let mut all = Vec::new();
         for slice in &self.entries {
             let slice = slice.read();
-            let expired = slice.values().filter(|e| e.ends_ms > 0 && e.ends_ms <= now_ms);
+            let expired = slice
+                .values()
+                .filter(|e| e.ends_ms > 0 && e.ends_ms <= now_ms);
             all.extend(expired.map(|e| Arc::clone(&e.session)));
         }
         all

@@ -111,12 +111,16 @@ impl Shard {
             self.inserted = 0;
             self.evict(0);
         }
-        self.slots.insert_unique(hash, slot, |slot| self::hash(slot.bare()));
+        self.slots
+            .insert_unique(hash, slot, |slot| self::hash(slot.bare()));
     }
 
     /// Takes an entity out.
     pub fn remove(&mut self, hash: u64, bare: &str) -> Option<Slot> {
-        let found = self.slots.find_entry(hash, |slot| slot.bare() == bare).ok()?;
+        let found = self
+            .slots
+            .find_entry(hash, |slot| slot.bare() == bare)
+            .ok()?;
         Some(found.remove().0)
     }
 

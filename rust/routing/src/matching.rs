@@ -39,13 +39,20 @@ impl MatchTable {
         let entries = declarations
             .iter()
             .zip(0u32..)
-            .map(|(d, i)| ((d.target, d.is_set, d.ns.clone(), d.name.clone()), (i, d.is_ordered)))
+            .map(|(d, i)| {
+                (
+                    (d.target, d.is_set, d.ns.clone(), d.name.clone()),
+                    (i, d.is_ordered),
+                )
+            })
             .collect();
         Self { entries }
     }
     /// The handler's number and whether it is ordered.
     #[must_use]
     pub fn find(&self, target: Target, is_set: bool, ns: &str, name: &str) -> Option<(u32, bool)> {
-        self.entries.get(&(target, is_set, ns.to_owned(), name.to_owned())).copied()
+        self.entries
+            .get(&(target, is_set, ns.to_owned(), name.to_owned()))
+            .copied()
     }
 }

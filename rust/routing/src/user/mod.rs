@@ -65,8 +65,8 @@ pub enum Call {
     /// The roster for a session that becomes interested. Answer: [`CallAnswer::Roster`] or
     /// [`CallAnswer::RosterUnchanged`].
     RosterGet {
-        /// Who will get pushes.
-        session: SessionId,
+        /// Who will get pushes; nobody when an administrator looks.
+        session: Option<SessionId>,
         /// `ver` as the client sent it.
         ver: Option<String>,
     },

@@ -240,11 +240,13 @@ impl User {
     /// version gets the whole roster.
     pub(super) fn roster_get(
         &mut self,
-        session: SessionId,
+        session: Option<SessionId>,
         ver: Option<&str>,
     ) -> Result<CallAnswer, StanzaError> {
-        let at = self.index(session).ok_or(StanzaCondition::ItemNotFound)?;
-        self.sessions[at].is_interested = true;
+        if let Some(session) = session {
+            let at = self.index(session).ok_or(StanzaCondition::ItemNotFound)?;
+            self.sessions[at].is_interested = true;
+        }
         let current = self.roster.ver();
         if ver == Some(current.as_str()) {
             return Ok(CallAnswer::RosterUnchanged);

@@ -160,7 +160,7 @@ fn a_missing_account_has_nothing() {
             jids: vec![jid("a@b.example")],
         },
         Call::RosterGet {
-            session: id(1),
+            session: Some(id(1)),
             ver: None,
         },
     ] {

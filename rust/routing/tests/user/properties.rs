@@ -186,7 +186,7 @@ fn turn(
 fn random_call(other: &str, session: u64, dice: &mut Dice) -> Call {
     match dice.roll(9) {
         0 => Call::RosterGet {
-            session: id(session),
+            session: Some(id(session)),
             ver: Some(dice.roll(50).to_string()),
         },
         1 => Call::RosterSet {
@@ -245,7 +245,7 @@ fn random_turns_never_panic_and_the_store_mirrors_the_roster() {
         assert!(world.user.is_idle());
         world.bind(1_000);
         let call = Call::RosterGet {
-            session: id(1_000),
+            session: Some(id(1_000)),
             ver: None,
         };
         let CallAnswer::Roster { items, ver } = world.call(call).0.unwrap() else {

@@ -8,7 +8,7 @@ use antiphon_xmpp::Stanza;
 fn get(world: &mut World, session: u64, ver: Option<&str>) -> CallAnswer {
     world
         .call(Call::RosterGet {
-            session: id(session),
+            session: Some(id(session)),
             ver: ver.map(Into::into),
         })
         .0
@@ -225,7 +225,7 @@ fn one_who_only_asks_is_not_in_the_roster() {
 fn a_session_that_is_not_there_gets_no_roster() {
     let mut world = World::with_sessions(record(&[]), &[None]);
     let (answer, _) = world.call(Call::RosterGet {
-        session: id(9),
+        session: Some(id(9)),
         ver: None,
     });
     assert_eq!(answer.unwrap_err().condition.name(), "item-not-found");

@@ -292,7 +292,7 @@ impl World {
 
     pub fn interested(&mut self, number: u64) {
         self.call(Call::RosterGet {
-            session: id(number),
+            session: Some(id(number)),
             ver: None,
         })
         .0
@@ -321,7 +321,7 @@ impl World {
             .bind(session, &jid(&format!("{ME}/asker")), &p, &mut fx)
             .unwrap();
         let answer = probe
-            .call(Call::RosterGet { session, ver: None }, 0, &p, &mut fx)
+            .call(Call::RosterGet { session: Some(session), ver: None }, 0, &p, &mut fx)
             .unwrap();
         let mut fx = Effects::default();
         probe.unbind(session, 0, &p, &mut fx);
