@@ -1,5 +1,11 @@
 //! The reader from outside: events, errors, limits, and that splits do not matter.
 
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "also outside of the test functions themselves"
+)]
+
 use antiphon_xmpp::ns;
 use antiphon_xmpp::xml::{Address, Event, Limits, Reader, XmlError, parse_element};
 use antiphon_xmpp::{Element, Stanza};
@@ -328,7 +334,7 @@ fn the_size_limit_counts_from_the_first_angle_bracket_to_the_last() {
     let exact = |len: usize| {
         format!(
             "  <message>{}</message>",
-            "é".repeat((len - 19) / 2) + if len % 2 == 0 { "x" } else { "" }
+            "é".repeat((len - 19) / 2) + if len.is_multiple_of(2) { "x" } else { "" }
         )
     };
     assert_eq!(body(exact(10_000)).1, None);

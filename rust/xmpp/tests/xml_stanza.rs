@@ -1,5 +1,11 @@
 //! Stanzas and trees: what is written reads back the same, and the operations on stanzas.
 
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "also outside of the test functions themselves"
+)]
+
 use antiphon_xmpp::stanza::ErrorType;
 use antiphon_xmpp::xml::writer::write_element;
 use antiphon_xmpp::xml::{Attr, Limits, Node, parse_element};

@@ -38,6 +38,15 @@ pub(super) fn space_len(bytes: &[u8]) -> usize {
         .unwrap_or(bytes.len())
 }
 
+/// The largest character boundary of `text` that is not behind `at`.
+pub(super) fn floor(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
 /// Whether `c` matches `Char` of XML 1.0 §2.2.
 pub fn is_char(c: char) -> bool {
     match c {

@@ -1,6 +1,6 @@
 //! The incremental reader: bytes in, stream headers, stanzas and other first-level elements out.
 
-use super::chars::{check, forbidden, space_len};
+use super::chars::{check, floor, forbidden, space_len};
 use super::element::{Element, Text};
 use super::prolog;
 use super::scan::{Env, Mode, Progress, Scan};
@@ -359,7 +359,7 @@ impl Reader {
         let limit = self.limits.stanza_bytes.min(MAX_STANZA_BYTES);
         let over = self.text.len() - self.at > limit;
         let end = if over {
-            self.text.floor_char_boundary(self.at + limit)
+            floor(&self.text, self.at + limit)
         } else {
             self.text.len()
         };
@@ -384,7 +384,7 @@ impl Reader {
         let limit = self.limits.stanza_bytes.min(MAX_STANZA_BYTES);
         let over = frame.len() > limit;
         let window = if over {
-            self.text.floor_char_boundary(self.at + limit)
+            floor(&self.text, self.at + limit)
         } else {
             end
         };
@@ -429,9 +429,27 @@ impl Reader {
     /// Reads on in the first-level element (or header) at `at`, as far as `end`.
     fn element(&mut self, end: usize, body: bool) -> Result<Option<Event>, XmlError> {
         // A whole element is scanned on the stack; only an unfinished one is kept.
+        if let Some(mut kept) = self.scan.take() {
+            let event = self.scan_on(&mut kept, end, body)?;
+            if event.is_none() {
+                self.scan = Some(kept);
+            }
+            return Ok(event);
+        }
         let mut fresh = Scan::default();
-        let mut kept = self.scan.take();
-        let scan = kept.as_deref_mut().unwrap_or(&mut fresh);
+        let event = self.scan_on(&mut fresh, end, body)?;
+        if event.is_none() {
+            self.scan = Some(Box::new(fresh));
+        }
+        Ok(event)
+    }
+    /// The event of the element when it is whole.
+    fn scan_on(
+        &mut self,
+        scan: &mut Scan,
+        end: usize,
+        body: bool,
+    ) -> Result<Option<Event>, XmlError> {
         let around = Scope::default();
         let header = self.header.as_deref();
         let mode = match header {
@@ -448,12 +466,9 @@ impl Reader {
         };
         let text = &self.text[self.at..end];
         let (event, len) = match scan.advance(text, &env)? {
-            Progress::More => {
-                self.scan = Some(kept.unwrap_or_else(|| Box::new(fresh)));
-                return Ok(None);
-            }
+            Progress::More => return Ok(None),
             Progress::Done(len) if !body => {
-                let (event, header, empty) = open(&text[..len], std::mem::take(scan), self.limits)?;
+                let (event, header, empty) = open(&text[..len], scan, self.limits)?;
                 self.header = Some(Box::new(header));
                 self.state = if empty { State::Closing } else { State::Body };
                 (event, len)
@@ -490,36 +505,17 @@ fn finish(scan: &mut Scan, text: &str, env: &Env) -> Result<Event, XmlError> {
 }
 
 /// The event of a stream header, what is kept of it, and whether it is an empty element.
-fn open(text: &str, scan: Scan, limits: Limits) -> Result<(Event, Header, bool), XmlError> {
+fn open(text: &str, scan: &mut Scan, limits: Limits) -> Result<(Event, Header, bool), XmlError> {
     let tag = Tag::parse(&text[1..text.len() - 1], limits.attributes)?;
     let around = Scope::default();
-    let mut bindings = scan.bindings();
+    let mut bindings = scan.take_bindings();
     let ns = match tag.prefix {
         "" => bindings.default,
         prefix => bindings.resolve(text, prefix, &around, false)?,
     };
     let is_stream = bindings.name(text, &around, ns) == ns::STREAM;
     let scope = bindings.into_scope(text, &around);
-    if tag.local != "stream" {
-        return Err(XmlError::BadFormat);
-    }
-    if !is_stream {
-        // RFC 6120 §4.9.3.2: also "no namespace prefix on an element that needs such a prefix".
-        let declared =
-            tag.prefix.is_empty() && scope.prefixes.iter().any(|(_, uri)| uri == ns::STREAM);
-        return Err(if declared {
-            XmlError::BadPrefix
-        } else {
-            XmlError::InvalidNamespace
-        });
-    }
-    // RFC 6120 §4.8.5 lets a server insist on `stream`, or none in prefix-free style (§4.8.2).
-    if !matches!(tag.prefix, "" | "stream") {
-        return Err(XmlError::BadPrefix);
-    }
-    if scope.prefixes.len() > MAX_HEADER_PREFIXES {
-        return Err(XmlError::Limit("namespaces"));
-    }
+    judge_header(&tag, is_stream, &scope)?;
     let mut header = StreamHeader {
         content_ns: scope.default.to_string(),
         ..StreamHeader::default()
@@ -533,25 +529,43 @@ fn open(text: &str, scan: Scan, limits: Limits) -> Result<(Event, Header, bool),
         header.set(prefix, attr.local, &attr.value());
     }
     let contents = [ns::CLIENT, ns::SERVER, ns::COMPONENT_ACCEPT];
-    let content = contents
-        .into_iter()
-        .find(|known| *known == scope.default)
-        .unwrap_or(ns::CLIENT);
+    let content = contents.into_iter().find(|known| *known == scope.default);
     let qname = match tag.qname {
         "stream:stream" => Text::Borrowed("stream:stream"),
         other => Text::Owned(other.to_owned()),
     };
-    let lang = header.lang.as_deref().map(Arc::from);
-    Ok((
-        Event::Open(header),
-        Header {
-            qname,
-            content,
-            scope,
-            lang,
-        },
-        tag.empty,
-    ))
+    let kept = Header {
+        qname,
+        content: content.unwrap_or(ns::CLIENT),
+        scope,
+        lang: header.lang.as_deref().map(Arc::from),
+    };
+    Ok((Event::Open(header), kept, tag.empty))
+}
+
+/// Name, namespace and prefix of the root (RFC 6120 §4.8).
+fn judge_header(tag: &Tag, is_stream: bool, scope: &Scope) -> Result<(), XmlError> {
+    if tag.local != "stream" {
+        return Err(XmlError::BadFormat);
+    }
+    if !is_stream {
+        // RFC 6120 §4.9.3.2: also "no namespace prefix on an element that needs such a prefix".
+        let declared = scope.prefixes.iter().any(|(_, uri)| uri == ns::STREAM);
+        let missing = declared && tag.prefix.is_empty();
+        return Err(if missing {
+            XmlError::BadPrefix
+        } else {
+            XmlError::InvalidNamespace
+        });
+    }
+    // RFC 6120 §4.8.5 lets a server insist on `stream`, or none in prefix-free style (§4.8.2).
+    if !matches!(tag.prefix, "" | "stream") {
+        return Err(XmlError::BadPrefix);
+    }
+    if scope.prefixes.len() > MAX_HEADER_PREFIXES {
+        return Err(XmlError::Limit("namespaces"));
+    }
+    Ok(())
 }
 
 impl StreamHeader {
@@ -602,7 +616,7 @@ pub(super) fn parse_scoped(xml: &str, scope: &Scope, limits: Limits) -> Result<E
     if !xml.starts_with('<') {
         return Err(XmlError::NotWellFormed);
     }
-    let window = &xml[..xml.floor_char_boundary(limit)];
+    let window = &xml[..floor(xml, limit)];
     let env = Env {
         mode: Mode::Tree,
         limits,
@@ -612,7 +626,7 @@ pub(super) fn parse_scoped(xml: &str, scope: &Scope, limits: Limits) -> Result<E
     };
     let mut scan = Scan::default();
     match scan.advance(window, &env)? {
-        Progress::Done(len) if space_len(xml[len..].as_bytes()) == xml.len() - len => {
+        Progress::Done(len) if space_len(&xml.as_bytes()[len..]) == xml.len() - len => {
             scan.take_tree().ok_or(XmlError::NotWellFormed)
         }
         Progress::More if xml.len() > limit => Err(XmlError::Limit("stanza size")),

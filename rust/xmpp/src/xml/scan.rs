@@ -392,10 +392,10 @@ impl Scan {
                     None => self.root = Some(element),
                 }
             }
-        } else if level == 1 {
-            if let Some(child) = self.children.last_mut() {
-                child.span.end = (end - self.content.start) as u32;
-            }
+        } else if level == 1
+            && let Some(child) = self.children.last_mut()
+        {
+            child.span.end = (end - self.content.start) as u32;
         }
         if level == 0 {
             self.content.end = end_tag.max(self.content.start);
@@ -431,8 +431,8 @@ impl Scan {
         })
     }
     /// The declarations of a header.
-    pub fn bindings(self) -> Bindings {
-        self.bindings
+    pub fn take_bindings(&mut self) -> Bindings {
+        std::mem::take(&mut self.bindings)
     }
 }
 
