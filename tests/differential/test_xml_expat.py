@@ -15,7 +15,7 @@ from pathlib import Path
 from pyexpat import ExpatError, ParserCreate
 
 import pytest
-from lxml import etree
+from lxml import etree  # type: ignore[import-untyped]
 
 from differential.xml_documents import CLIENT, FOOTER, STREAM, Documents
 
@@ -152,7 +152,10 @@ def argued(verdict: str, expat: Expat, document: bytes) -> bool:
 def tree_of(element: etree._Element) -> str:
     """A tree of libxml2 in the same form."""
     name = etree.QName(element)
-    attrs = [(etree.QName(key).namespace or "", etree.QName(key).localname, value) for key, value in element.items()]
+    attrs = [
+        (etree.QName(key).namespace or "", etree.QName(key).localname, value)
+        for key, value in element.items()
+    ]
     out = [start(name.namespace or "", name.localname, attrs)]
     if element.text:
         out.append("\x04" + element.text)
@@ -168,9 +171,17 @@ def judge() -> Path:
     """The program that runs our reader."""
     command = ["cargo", "build", "--quiet", "--package", "antiphon-xmpp", "--example", "xml_judge"]
     built = subprocess.run(
-        [*command, "--message-format", "json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+        [*command, "--message-format", "json"],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    found = [line for line in built.stdout.splitlines() if '"executable":"' in line and '"xml_judge"' in line]
+    found = [
+        line
+        for line in built.stdout.splitlines()
+        if '"executable":"' in line and '"xml_judge"' in line
+    ]
     return Path(found[-1].split('"executable":"', 1)[1].split('"', 1)[0])
 
 
@@ -249,4 +260,7 @@ def test_the_reader_and_expat_agree_on_generated_and_mutated_streams(judge: Path
     assert not differences, f"{len(differences)} differences:\n" + "\n".join(differences[:10])
     # The documents are of use only while both outcomes and each kind of error are frequent.
     assert verdicts["+"] > COUNT // 5
-    assert all(verdicts.get(name, 0) > COUNT // 500 for name in ("NotWellFormed", "Restricted", "Encoding", "BadFormat"))
+    assert all(
+        verdicts.get(name, 0) > COUNT // 500
+        for name in ("NotWellFormed", "Restricted", "Encoding", "BadFormat")
+    )

@@ -23,9 +23,33 @@ PROLOGS = [
 ]  # fmt: skip
 
 NAMES = ["a", "b", "body", "x", "message", "iq", "_", "a-1.b", "é", "名", "xmlns", "xml", "stream"]
-BAD_NAMES = ["1a", "", "-", "a:b:c", ":a", "a:", "\U00010000", "a\u00d7", "a b", "\u0301", "a\u2028"]
+BAD_NAMES = [
+    "1a",
+    "",
+    "-",
+    "a:b:c",
+    ":a",
+    "a:",
+    "\U00010000",
+    "a\u00d7",
+    "a b",
+    "\u0301",
+    "a\u2028",
+]
 PREFIXES = ["p", "q", "h", "stream", "xml", "xmlns", "nope", "é", "XML"]
-URIS = ["urn:p", "urn:q", "urn:h", CLIENT, "jabber:server", "", STREAM, "urn:x:1", "urn:&amp;", "http://e.org:80/a?b#c", "urn:%C3%A9"]
+URIS = [
+    "urn:p",
+    "urn:q",
+    "urn:h",
+    CLIENT,
+    "jabber:server",
+    "",
+    STREAM,
+    "urn:x:1",
+    "urn:&amp;",
+    "http://e.org:80/a?b#c",
+    "urn:%C3%A9",
+]
 BAD_URIS = [
     "http://www.w3.org/XML/1998/namespace",
     "http://www.w3.org/2000/xmlns/",
@@ -42,15 +66,41 @@ BAD_URIS = [
     "//[::1",
 ]
 TEXTS = [
-    "hi", " ", "\n", "\r\n", "\r", "\t", "é", "😀", "\ufeff", "\x7f", "\u0085", "]]", "]]&gt;", "&lt;&amp;",
-    "&gt;&apos;&quot;", "&#65;&#x1F600;", "&#13;&#10;&#9;", "'\"", ">", "\ufffd", "\ud7ff", "\ue000",
+    "hi",
+    " ",
+    "\n",
+    "\r\n",
+    "\r",
+    "\t",
+    "é",
+    "😀",
+    "\ufeff",
+    "\x7f",
+    "\u0085",
+    "]]",
+    "]]&gt;",
+    "&lt;&amp;",
+    "&gt;&apos;&quot;",
+    "&#65;&#x1F600;",
+    "&#13;&#10;&#9;",
+    "'\"",
+    ">",
+    "\ufffd",
+    "\ud7ff",
+    "\ue000",
 ]
 BAD_TEXTS = [
     "\x00", "\x01", "\x1f", "\ufffe", "\uffff", "]]>", "&", "&;", "&foo;", "&#0;", "&#xFFFE;", "&#xD800;",
     "&#x110000;", "&#99999999999;", "&#;", "&#x;", "&lt", "&#X41;", "<", "&#65", "& amp;", "<![CDATA[", "<!-- c -->",
     "<?pi x?>", "<!DOCTYPE a>", "<!ENTITY a 'b'>", "<?xml version='1.0'?>", "</a>", "<![cdata[x]]>", "<!-- -- -->",
 ]  # fmt: skip
-CDATA = ["<![CDATA[]]>", "<![CDATA[<&>]]>", "<![CDATA[ ]] > ]]]>", "<![CDATA[\r\n]]>", "<![CDATA[&foo;]]>"]
+CDATA = [
+    "<![CDATA[]]>",
+    "<![CDATA[<&>]]>",
+    "<![CDATA[ ]] > ]]]>",
+    "<![CDATA[\r\n]]>",
+    "<![CDATA[&foo;]]>",
+]
 SPLICES = [
     b"<", b">", b"&", b"'", b'"', b"/", b"=", b" ", b"\t", b":", b"]]>", b"<!", b"<?", b"--", b"\xff", b"\xc3", b"\xa9",
     b"\xed\xa0\x80", b"\xef\xbf\xbe", b"\xf0\x9f\x98\x80", b"\x00", b"\x0b", b"xmlns=''", b" xmlns:p=''", b"&#", b";",
@@ -88,7 +138,9 @@ class Documents:
     def _qname(self, known: list[str]) -> str:
         name = self._pick(NAMES, BAD_NAMES)
         if self._random.random() < 0.3:
-            prefix = self._random.choice(known if known and self._random.random() > self._faults else PREFIXES)
+            prefix = self._random.choice(
+                known if known and self._random.random() > self._faults else PREFIXES
+            )
             return f"{prefix}:{name}"
         return name
 
@@ -116,7 +168,9 @@ class Documents:
             quote = '"' if "'" in value else "'"
             if quote in value:
                 value = value.replace(quote, "")
-            space = random.choice((" ", " ", "\n", "\t ", "" if random.random() < self._faults else " "))
+            space = random.choice(
+                (" ", " ", "\n", "\t ", "" if random.random() < self._faults else " ")
+            )
             equals = random.choice(("=", "=", " = ", "=\n"))
             out.append(f"{space}{name}{equals}{quote}{value}{quote}")
         return "".join(out)

@@ -2,7 +2,11 @@
 //!
 //! `cargo run --release -p antiphon-xmpp --example bench_reader`
 
-#![allow(clippy::print_stdout, reason = "a program that prints figures")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program that takes the time and prints figures"
+)]
 
 use antiphon_xmpp::xml::{Event, Limits, Reader};
 use std::hint::black_box;
