@@ -6,6 +6,8 @@ Written by hand and checked by stubtest and the parity tests.
 from collections.abc import Mapping, Sequence
 from typing import Literal, Self, final
 
+__all__: list[str]
+
 DIGEST: str
 """Digest of the Rust sources this library was built from (the stale-library check)."""
 
@@ -16,7 +18,7 @@ class JidError(ValueError):
     """The text is not an address (RFC 7622); the message names the part."""
 
 class ConfigError(ValueError):
-    """The node refuses its configuration or surroundings; the message tells the operator what to do."""
+    """The node refuses its configuration or surroundings; the message says what to do."""
 
 @final
 class Jid:
@@ -35,8 +37,11 @@ class Jid:
     def is_bare(self) -> bool: ...
     def with_resource(self, resource: str) -> Jid: ...
     def __hash__(self) -> int: ...
-    def __eq__(self, other: object) -> bool: ...
-    def __lt__(self, other: Jid) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __lt__(self, other: Jid, /) -> bool: ...
+    def __le__(self, other: Jid, /) -> bool: ...
+    def __gt__(self, other: Jid, /) -> bool: ...
+    def __ge__(self, other: Jid, /) -> bool: ...
 
 @final
 class Element:
@@ -47,7 +52,7 @@ class Element:
         name: str,
         ns: str,
         attrs: Mapping[str, str] | None = None,
-        children: Sequence[Element | str] = (),
+        children: Sequence[Element | str] | None = None,
     ) -> Self: ...
     @property
     def name(self) -> str: ...
@@ -72,7 +77,8 @@ class Element:
     @staticmethod
     def parse(xml: bytes, default_ns: str = "") -> Element:
         """Parses one element (at most 1 MiB). Raises ValueError."""
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
 
 @final
 class Stanza:
@@ -86,7 +92,7 @@ class Stanza:
         id: str | None = None,
         frm: Jid | None = None,
         to: Jid | None = None,
-        children: Sequence[Element] = (),
+        children: Sequence[Element] | None = None,
     ) -> Self: ...
     @property
     def kind(self) -> Literal["message", "presence", "iq"]: ...
@@ -209,3 +215,7 @@ def self_signed(domains: Sequence[str]) -> tuple[str, str]:
 def certificate_names(pem: str) -> tuple[list[str], float]:
     """DNS names of the first certificate in a PEM text, and its end as seconds since 1970. Raises
     ValueError."""
+
+def conditions() -> tuple[list[str], list[str]]:
+    """Names of all stanza error conditions and of all stream error conditions, in the order of
+    the RFC."""

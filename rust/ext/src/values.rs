@@ -4,6 +4,7 @@ use crate::JidError;
 use antiphon_routing::SessionId;
 use antiphon_xmpp as xmpp;
 use antiphon_xmpp::xml::Limits;
+use pyo3::basic::CompareOp;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PySequence, PyString};
@@ -67,13 +68,13 @@ impl Jid {
         self.0.as_str().hash(&mut hasher);
         hasher.finish()
     }
-    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-        other
-            .cast::<Self>()
-            .is_ok_and(|other| other.get().0 == self.0)
-    }
-    fn __lt__(&self, other: &Bound<'_, Self>) -> bool {
-        self.0.as_str() < other.get().0.as_str()
+    fn __richcmp__(&self, other: &Bound<'_, PyAny>, op: CompareOp) -> PyResult<Py<PyAny>> {
+        let py = other.py();
+        let Ok(other) = other.cast::<Self>() else {
+            return Ok(py.NotImplemented());
+        };
+        let is_so = op.matches(self.0.as_str().cmp(other.get().0.as_str()));
+        Ok(is_so.into_pyobject(py)?.to_owned().into_any().unbind())
     }
 }
 

@@ -159,20 +159,35 @@ impl Node {
                 owner,
                 resource,
                 condition,
-            } => {
-                let found = StreamCondition::ALL.iter().find(|c| c.name() == condition);
-                let condition = *found.ok_or(StanzaCondition::BadRequest)?;
-                (
-                    owner,
-                    Call::Kick {
-                        resource,
-                        condition,
-                    },
-                )
-            }
+            } => return self.kick(owner, resource, &condition).await,
             _ => return Err(StanzaCondition::InternalServerError.into()),
         };
         self.entity(owner, call).await.map(value)
+    }
+
+    /// How many sessions were ended.
+    async fn kick(
+        self: &Arc<Self>,
+        owner: Jid,
+        resource: Option<String>,
+        condition: &str,
+    ) -> Answered {
+        let found = StreamCondition::ALL.iter().find(|c| c.name() == condition);
+        let condition = *found.ok_or(StanzaCondition::BadRequest)?;
+        let sessions = match self.entity(owner.clone(), Call::Sessions).await? {
+            CallAnswer::Sessions(sessions) => sessions,
+            _ => Vec::new(),
+        };
+        let is_meant = |jid: &Jid| resource.is_none() || jid.resource() == resource.as_deref();
+        let count = sessions.iter().filter(|s| is_meant(&s.jid)).count();
+        if count > 0 {
+            let call = Call::Kick {
+                resource,
+                condition,
+            };
+            self.entity(owner, call).await?;
+        }
+        Ok(Value::Int(count as u64))
     }
 
     /// Runs a call in an entity's order.
@@ -269,20 +284,11 @@ impl Node {
                 .await
             }
             O::AccountEnable { jid, enabled } => {
-                let mut credentials = self
-                    .stored(&jid)
-                    .await?
-                    .ok_or(StanzaCondition::ItemNotFound)?;
+                let stored = self.stored(&jid).await?;
+                let mut credentials = stored.ok_or(StanzaCondition::ItemNotFound)?;
                 credentials.is_enabled = enabled;
-                self.store_account(Write::AccountUpdate {
-                    jid: jid.clone(),
-                    credentials,
-                })
-                .await?;
-                if !enabled {
-                    self.kick_all(jid).await?;
-                }
-                Ok(Value::None)
+                self.store_account(Write::AccountUpdate { jid, credentials })
+                    .await
             }
             O::AccountDelete { jid } => self.delete_account(jid).await,
             O::AccountState { jid } => Ok(self
@@ -329,14 +335,6 @@ impl Node {
 
     async fn store_account(self: &Arc<Self>, write: Write) -> Answered {
         Self::commit(&self.store, write).await.map(|()| Value::None)
-    }
-
-    async fn kick_all(self: &Arc<Self>, jid: Jid) -> Result<(), StanzaError> {
-        let call = Call::Kick {
-            resource: None,
-            condition: StreamCondition::NotAuthorized,
-        };
-        self.entity(jid, call).await.map(|_| ())
     }
 
     /// Contacts hear of it first, then everything of the account goes.

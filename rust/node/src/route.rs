@@ -311,7 +311,8 @@ impl Node {
     }
 
     /// An IQ get or set to a bare JID, from somebody else: the server answers, the same whether the
-    /// account refuses or does not exist (RFC 6120 §13.11).
+    /// account refuses or does not exist (RFC 6120 §13.11), for which reason Python is asked about
+    /// accounts that do not exist too.
     fn iq_to_account(self: &Arc<Self>, stanza: Stanza, to: &Jid, routes: &mut Routes) {
         let copy = stanza.clone();
         let job =
@@ -322,7 +323,7 @@ impl Node {
                         return false;
                     };
                     is_seen = user.may_see_presence(from);
-                    user.exists() && !user.is_blocked(from)
+                    !user.is_blocked(from)
                 });
                 let child = stanza.payload.children.first();
                 let is_set = stanza.type_str() == "set";

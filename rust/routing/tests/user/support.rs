@@ -321,7 +321,15 @@ impl World {
             .bind(session, &jid(&format!("{ME}/asker")), &p, &mut fx)
             .unwrap();
         let answer = probe
-            .call(Call::RosterGet { session: Some(session), ver: None }, 0, &p, &mut fx)
+            .call(
+                Call::RosterGet {
+                    session: Some(session),
+                    ver: None,
+                },
+                0,
+                &p,
+                &mut fx,
+            )
             .unwrap();
         let mut fx = Effects::default();
         probe.unbind(session, 0, &p, &mut fx);
