@@ -385,7 +385,12 @@ impl Node {
         self.store.write(write, Box::new(done));
     }
 
+    /// Reads a page. The session's later stanzas wait, so that the messages come before whatever it
+    /// asks next (RFC 6120 §10.1).
     fn read_offline(self: &Arc<Self>, owner: Jid, session: SessionId, after: u64) {
+        if let Some(session) = self.sessions.get(session) {
+            session.hold();
+        }
         let node = Arc::clone(self);
         let reading = self.store.offline(&owner, after, OFFLINE_PAGE);
         self.runtime.spawn(async move {
@@ -393,15 +398,31 @@ impl Node {
                 node.log_store_error("offline messages not read", &error);
                 Vec::new()
             });
+            let has_more = Arc::new(AtomicBool::new(false));
+            let is_asked = Arc::clone(&has_more);
             let job =
                 move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
                     if let Ok(user) = user {
                         user.offline_loaded(session, records, &node.live.load().policy, fx);
                     }
+                    let reads = fx
+                        .local
+                        .iter()
+                        .any(|e| matches!(e, Local::ReadOffline { .. }));
+                    is_asked.store(reads, Ordering::Release);
                 };
-            // With too many waiting, the next presence reads them again.
-            let _ = node.on_user(&owner, job);
+            // With too many waiting, the next presence reads them again. Otherwise the job has run:
+            // the entity of a bound session is in memory.
+            if node.on_user(&owner, job).is_err() || !has_more.load(Ordering::Acquire) {
+                node.release(session);
+            }
         });
+    }
+
+    fn release(&self, session: SessionId) {
+        if let Some(session) = self.sessions.get(session) {
+            session.release();
+        }
     }
 
     /// Ends a session's stream with an error, wherever its connection is.
