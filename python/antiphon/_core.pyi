@@ -6,8 +6,6 @@ Written by hand and checked by stubtest and the parity tests.
 from collections.abc import Mapping, Sequence
 from typing import Literal, Self, final
 
-__all__: list[str]
-
 DIGEST: str
 """Digest of the Rust sources this library was built from (the stale-library check)."""
 
