@@ -22,6 +22,7 @@ CRATES: dict[str, set[str]] = {
         "antiphon-xmpp", "antiphon-routing", "antiphon-store", "antiphon-cluster", "antiphon-net",
     },
     "antiphon-ext": {"antiphon-xmpp", "antiphon-routing", "antiphon-net", "antiphon-node"},
+    "antiphon-load": set(),
 }  # fmt: skip
 """Which of our crates each may use."""
 

@@ -1,0 +1,300 @@
+//! The command line: one scenario and its options, everything bounded.
+
+use crate::Failure;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+antiphon-load SCENARIO [--OPTION VALUE]...
+
+A load generator for XMPP servers on loopback. Prints one JSON object: what was delivered, what the
+server spent on it (/proc), what the generator itself spent.
+
+scenarios
+  login     logs in and out, --window logins under way at once; CPU per login
+  msg       one-to-one messages between pairs of connections; closed loop, or open with --rate
+  presence  broadcasts to --contacts contacts (the subscriptions are made first)
+  idle      holds connections; memory of the server per connection
+  resume    cuts connections and resumes their sessions (XEP-0198)
+
+options, with their defaults
+  --address 127.0.0.1:5222   must be loopback
+  --domain localhost
+  --tls none                 none | starttls | direct
+  --mechanism SCRAM-SHA-256  SCRAM-SHA-256 | SCRAM-SHA-1 | PLAIN
+  --users 200                accounts u0, u1, ...; connection i logs in as user i mod users
+  --password bench
+  --connections 200          at most 19000
+  --window 4                 messages in flight per connection (login, presence, resume: in all)
+  --rate 0                   messages a second in all, at times fixed before; 0: closed loop
+  --seconds 5                measured window, at most 600
+  --warmup 2                 seconds before it
+  --body 100                 bytes of a message's body
+  --sm 0                     stream management, an ack request each N stanzas; 0: off
+  --carbons 0                1: every user has a second resource with carbons on
+  --contacts 50              of a user (presence)
+  --settle 25                seconds between the last login and the reading of memory (idle)
+  --logins 32                logins under way at once before the scenario begins
+  --pid 0                    process of the server, its children included; several: 12,34
+";
+
+/// What is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Log in and out again.
+    Login,
+    /// One-to-one messages.
+    Msg,
+    /// Presence broadcasts.
+    Presence,
+    /// Connections that say nothing.
+    Idle,
+    /// Cut and resume.
+    Resume,
+}
+
+/// How the connection is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    /// Not at all.
+    None,
+    /// RFC 6120 §5.
+    StartTls,
+    /// XEP-0368.
+    Direct,
+}
+
+/// SASL mechanism of the logins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mechanism {
+    /// RFC 7677.
+    ScramSha256,
+    /// RFC 5802.
+    ScramSha1,
+    /// RFC 4616.
+    Plain,
+}
+
+impl Mechanism {
+    /// As in the stream features.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha1 => "SCRAM-SHA-1",
+            Self::Plain => "PLAIN",
+        }
+    }
+}
+
+/// Everything the command line says.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub kind: Kind,
+    pub address: SocketAddr,
+    pub domain: String,
+    pub tls: Security,
+    pub mechanism: Mechanism,
+    pub users: usize,
+    pub password: String,
+    pub connections: usize,
+    pub window: usize,
+    pub rate: u64,
+    pub seconds: Duration,
+    pub warmup: Duration,
+    pub body: usize,
+    pub sm: u32,
+    pub carbons: bool,
+    pub contacts: usize,
+    pub settle: Duration,
+    pub logins: usize,
+    pub pids: Vec<u32>,
+}
+
+/// Every socket is a descriptor, and machines allow some 20,000 of them.
+const MAX_CONNECTIONS: u64 = 19_000;
+
+impl Options {
+    /// Reads the arguments behind the program's name.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] with what is wrong, one line.
+    pub fn parse(arguments: &[String]) -> Result<Self, Failure> {
+        let (kind, rest) = arguments
+            .split_first()
+            .ok_or_else(|| usage("no scenario"))?;
+        let mut options = Self::defaults(match kind.as_str() {
+            "login" => Kind::Login,
+            "msg" => Kind::Msg,
+            "presence" => Kind::Presence,
+            "idle" => Kind::Idle,
+            "resume" => Kind::Resume,
+            other => return Err(usage(&format!("no scenario {other:?}"))),
+        });
+        for pair in rest.chunks(2) {
+            let [name, value] = pair else {
+                return Err(usage(&format!("{} needs a value", pair[0])));
+            };
+            options.set(name, value)?;
+        }
+        options.check()?;
+        Ok(options)
+    }
+
+    fn defaults(kind: Kind) -> Self {
+        Self {
+            kind,
+            address: SocketAddr::from(([127, 0, 0, 1], 5222)),
+            domain: "localhost".to_owned(),
+            tls: Security::None,
+            mechanism: Mechanism::ScramSha256,
+            users: 200,
+            password: "bench".to_owned(),
+            connections: 200,
+            window: 4,
+            rate: 0,
+            seconds: Duration::from_secs(5),
+            warmup: Duration::from_secs(2),
+            body: 100,
+            sm: 0,
+            carbons: false,
+            contacts: 50,
+            settle: Duration::from_secs(25),
+            logins: 32,
+            pids: Vec::new(),
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
+        match name {
+            "--address" => {
+                self.address = value
+                    .parse()
+                    .map_err(|_| usage(&format!("--address: {value:?} is not IP:PORT")))?;
+            }
+            "--domain" => value.clone_into(&mut self.domain),
+            "--tls" => {
+                self.tls = match value {
+                    "none" => Security::None,
+                    "starttls" => Security::StartTls,
+                    "direct" => Security::Direct,
+                    _ => return Err(usage("--tls is none, starttls or direct")),
+                }
+            }
+            "--mechanism" => {
+                self.mechanism = match value {
+                    "SCRAM-SHA-256" => Mechanism::ScramSha256,
+                    "SCRAM-SHA-1" => Mechanism::ScramSha1,
+                    "PLAIN" => Mechanism::Plain,
+                    _ => return Err(usage("--mechanism is SCRAM-SHA-256, SCRAM-SHA-1 or PLAIN")),
+                }
+            }
+            "--password" => value.clone_into(&mut self.password),
+            "--users" => self.users = size(name, value, 1, 1_000_000)?,
+            "--connections" => self.connections = size(name, value, 1, MAX_CONNECTIONS)?,
+            "--window" => self.window = size(name, value, 1, 10_000)?,
+            "--rate" => self.rate = number(name, value, 0, 1_000_000)?,
+            "--seconds" => self.seconds = seconds(name, value, 1, 600)?,
+            "--warmup" => self.warmup = seconds(name, value, 0, 600)?,
+            "--settle" => self.settle = seconds(name, value, 0, 600)?,
+            "--body" => self.body = size(name, value, 32, 100_000)?,
+            "--sm" => self.sm = u32::try_from(number(name, value, 0, 1000)?).unwrap_or(0),
+            "--carbons" => self.carbons = number(name, value, 0, 1)? == 1,
+            "--contacts" => self.contacts = size(name, value, 2, 1000)?,
+            "--logins" => self.logins = size(name, value, 1, 1000)?,
+            "--pid" => {
+                for pid in value.split(',') {
+                    let pid = number(name, pid, 0, 4_194_304)?;
+                    self.pids
+                        .extend(u32::try_from(pid).ok().filter(|&pid| pid > 0));
+                }
+            }
+            other => return Err(usage(&format!("no option {other}"))),
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        if !self.address.ip().is_loopback() {
+            return Err(usage("--address: only loopback is loaded"));
+        }
+        let clean = |text: &str| {
+            text.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+        };
+        if !clean(&self.domain) || self.password.contains(['\0', '<', '&']) {
+            return Err(usage(
+                "--domain and --password: letters, digits, - . _ only",
+            ));
+        }
+        if self.kind == Kind::Msg && !self.connections.is_multiple_of(2) {
+            return Err(usage("--connections: msg needs pairs"));
+        }
+        if self.carbons && (self.connections > self.users || self.connections * 2 > 19_000) {
+            return Err(usage(
+                "--carbons: one user for each connection, at most 9500",
+            ));
+        }
+        if self.kind == Kind::Presence && self.users <= self.contacts {
+            return Err(usage("--contacts: fewer than --users"));
+        }
+        if self.kind == Kind::Resume && self.connections < self.window {
+            return Err(usage("--window: at most --connections"));
+        }
+        Ok(())
+    }
+}
+
+fn usage(text: &str) -> Failure {
+    Failure::Usage(text.to_owned())
+}
+
+fn number(name: &str, value: &str, least: u64, most: u64) -> Result<u64, Failure> {
+    value
+        .parse()
+        .ok()
+        .filter(|n| (least..=most).contains(n))
+        .ok_or_else(|| usage(&format!("{name}: a number from {least} to {most}")))
+}
+
+fn size(name: &str, value: &str, least: u64, most: u64) -> Result<usize, Failure> {
+    number(name, value, least, most).map(|n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
+fn seconds(name: &str, value: &str, least: u64, most: u64) -> Result<Duration, Failure> {
+    number(name, value, least, most).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options, Failure> {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        Options::parse(&words)
+    }
+
+    #[test]
+    fn options_have_defaults_and_are_set_by_name() {
+        let options = parse("msg --rate 1000 --tls direct --pid 12,34").unwrap();
+        assert_eq!((options.rate, options.connections), (1000, 200));
+        assert_eq!(
+            (options.tls, options.pids),
+            (Security::Direct, vec![12, 34])
+        );
+    }
+
+    #[test]
+    fn what_would_load_another_machine_or_is_out_of_bounds_is_refused() {
+        for line in [
+            "msg --address 192.0.2.1:5222",
+            "msg --connections 20000",
+            "msg --connections 3",
+            "msg --seconds 601",
+            "msg --rate",
+            "flood",
+        ] {
+            assert!(matches!(parse(line), Err(Failure::Usage(_))), "{line}");
+        }
+    }
+}

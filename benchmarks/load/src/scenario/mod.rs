@@ -1,0 +1,8 @@
+//! What is done to the server, one file each.
+
+pub mod idle;
+pub mod login;
+pub mod msg;
+pub mod presence;
+pub mod resume;
+pub mod stamp;

@@ -1,0 +1,250 @@
+//! One-to-one messages between pairs of connections.
+//!
+//! Closed loop: each connection has `window` messages on the way to its partner, and answers each
+//! that arrives with one. Open loop: messages go out at times that were fixed before, and carry
+//! that time, so a server that stalls cannot slow down the clock it is measured by.
+
+use super::stamp::{self, Stamps, push_hex};
+use crate::Failure;
+use crate::crew::{Crew, TICK, ended, events};
+use crate::frame;
+use crate::histogram::Histogram;
+use crate::meter::{Meter, Report};
+use crate::options::Options;
+use crate::pool::{Event, Handler, Pool};
+use crate::session::{Session, Setup};
+use memchr::memmem;
+use mio::Events;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// Longest wait for messages that are still on the way when the window ends.
+const DRAIN: Duration = Duration::from_secs(5);
+
+struct Msg {
+    crew: Crew,
+    stamps: Stamps,
+    /// What a message of each connection begins with: addressed to its partner.
+    openings: Vec<Vec<u8>>,
+    padding: Vec<u8>,
+    /// Messages of each connection since its last ack request.
+    unasked: Vec<u32>,
+    is_running: bool,
+    /// Open loop: nanoseconds between messages, the next one's number and the first one's time.
+    interval_ns: f64,
+    next: u64,
+    first_ns: u64,
+    /// Latencies are counted for messages meant to be sent from then until then.
+    window_ns: std::ops::Range<u64>,
+    latency: Histogram,
+    sent: u64,
+    received: u64,
+    copies: u64,
+    errors: u64,
+}
+
+/// Runs the scenario.
+///
+/// # Errors
+/// Any [`Failure`] of a connection.
+pub fn run(options: &Options) -> Result<Value, Failure> {
+    let mut pool = Pool::new(options)?;
+    let mut events = events();
+    let mut crew = Crew::new(options, sessions(options));
+    crew.bring_up(&mut pool, &mut events)?;
+    // Presence of everybody is through before the first message.
+    crew.rest(&mut pool, &mut events, Duration::from_millis(300))?;
+    let mut msg = Msg::new(crew);
+    msg.begin(&mut pool)?;
+    msg.run_for(&mut pool, &mut events, options.warmup)?;
+
+    let meter = Meter::start(options);
+    let before = (msg.sent, msg.received, msg.copies);
+    msg.window_ns = msg.stamps.now()..u64::MAX;
+    msg.run_for(&mut pool, &mut events, options.seconds)?;
+    let window = meter.stop();
+    let after = (msg.sent, msg.received, msg.copies);
+    msg.window_ns.end = msg.stamps.now();
+    msg.drain(&mut pool, &mut events)?;
+
+    let mut report = Report::new("msg", options);
+    report.window(&window, after.1 - before.1);
+    report.set("sent", json!(after.0 - before.0));
+    report.set("carbons", json!(after.2 - before.2));
+    report.set("errors", json!(msg.errors));
+    report.set(
+        "lost",
+        json!(msg.sent.saturating_sub(msg.received + msg.errors)),
+    );
+    report.latency(&msg.latency);
+    Ok(report.finish())
+}
+
+fn sessions(options: &Options) -> Vec<Session> {
+    let setup = Setup {
+        presence: true,
+        carbons: options.carbons,
+        sm: (options.sm > 0).then_some(false),
+    };
+    let resources = if options.carbons { 2 } else { 1 };
+    (0..options.connections * resources)
+        .map(|i| {
+            let user = i % options.connections % options.users;
+            let resource = format!("r{}", i / options.users.min(options.connections));
+            Session::new(user, resource, setup)
+        })
+        .collect()
+}
+
+impl Msg {
+    fn new(crew: Crew) -> Self {
+        let connections = crew.options.connections;
+        let openings = (0..connections)
+            .map(|id| {
+                let to = &crew.sessions[id ^ 1].jid;
+                format!("<message to='{to}' type='chat' id='").into_bytes()
+            })
+            .collect();
+        Self {
+            stamps: Stamps::new(),
+            openings,
+            padding: vec![b'x'; crew.options.body.saturating_sub(stamp::SIZE)],
+            unasked: vec![0; connections],
+            is_running: true,
+            interval_ns: 0.0,
+            next: 0,
+            first_ns: 0,
+            window_ns: u64::MAX..u64::MAX,
+            latency: Histogram::default(),
+            sent: 0,
+            received: 0,
+            copies: 0,
+            errors: 0,
+            crew,
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "rates are at most a million")]
+    fn begin(&mut self, pool: &mut Pool) -> Result<(), Failure> {
+        if self.crew.options.rate > 0 {
+            self.interval_ns = 1e9 / self.crew.options.rate as f64;
+            self.first_ns = self.stamps.now();
+            return pool.set_timer(Some(Duration::ZERO));
+        }
+        for _ in 0..self.crew.options.window {
+            for id in 0..self.crew.options.connections {
+                self.send(pool, id, self.stamps.now());
+            }
+        }
+        Ok(())
+    }
+
+    fn run_for(
+        &mut self,
+        pool: &mut Pool,
+        events: &mut Events,
+        time: Duration,
+    ) -> Result<(), Failure> {
+        let end = Instant::now() + time;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            pool.turn(events, self, left.min(TICK))?;
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, pool: &mut Pool, events: &mut Events) -> Result<(), Failure> {
+        self.is_running = false;
+        pool.set_timer(None)?;
+        let end = Instant::now() + DRAIN;
+        while self.received + self.errors < self.sent && Instant::now() < end {
+            pool.turn(events, self, TICK)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, pool: &mut Pool, id: usize, stamp_ns: u64) {
+        let Some(out) = pool.say(id) else {
+            return;
+        };
+        out.extend_from_slice(&self.openings[id]);
+        push_hex(self.sent, out);
+        out.extend_from_slice(b"'><body>");
+        self.stamps.write(stamp_ns, out);
+        out.extend_from_slice(&self.padding);
+        out.extend_from_slice(b"</body></message>");
+        self.sent += 1;
+        if self.crew.options.sm > 0 {
+            self.unasked[id] += 1;
+            if self.unasked[id] >= self.crew.options.sm {
+                self.unasked[id] = 0;
+                out.extend_from_slice(b"<r xmlns='urn:xmpp:sm:3'/>");
+            }
+        }
+    }
+
+    fn on_message(&mut self, pool: &mut Pool, id: usize, stanza: &[u8]) {
+        let Some(stamp_ns) = self.stamps.find(stanza) else {
+            return;
+        };
+        if frame::attribute(stanza, "type") == Some(b"error") {
+            self.errors += 1;
+        } else if self.crew.options.carbons && memmem::find(stanza, b"urn:xmpp:carbons:2").is_some()
+        {
+            self.copies += 1;
+            return;
+        } else {
+            self.received += 1;
+            if self.window_ns.contains(&stamp_ns) {
+                self.latency
+                    .record(self.stamps.now().saturating_sub(stamp_ns));
+            }
+        }
+        if self.is_running && self.crew.options.rate == 0 && id < self.openings.len() {
+            self.send(pool, id, self.stamps.now());
+        }
+    }
+
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "nanoseconds of ten minutes are below 2^52"
+    )]
+    fn due_ns(&self) -> u64 {
+        self.first_ns + (self.next as f64 * self.interval_ns) as u64
+    }
+}
+
+impl Handler for Msg {
+    fn on(&mut self, pool: &mut Pool, id: usize, event: Event<'_>) -> Result<(), Failure> {
+        match event {
+            Event::Stanza(stanza) => {
+                if self.crew.courtesy(pool, id, stanza)? && frame::name(stanza) == b"message" {
+                    self.on_message(pool, id, stanza);
+                }
+                Ok(())
+            }
+            Event::Connected => Ok(()),
+            Event::End | Event::Closed => Err(ended()),
+        }
+    }
+
+    fn on_timer(&mut self, pool: &mut Pool) -> Result<(), Failure> {
+        if !self.is_running {
+            return Ok(());
+        }
+        let connections = self.openings.len() as u64;
+        let mut due = self.due_ns();
+        let mut now = self.stamps.now();
+        while due <= now {
+            let id = usize::try_from(self.next % connections).unwrap_or(0);
+            self.send(pool, id, due);
+            self.next += 1;
+            due = self.due_ns();
+            if due > now {
+                now = self.stamps.now();
+            }
+        }
+        pool.set_timer(Some(Duration::from_nanos(due - now)))
+    }
+}
