@@ -1,6 +1,6 @@
 //! A client's connection: carries out what its stream asks for (RFC 6120, XEP-0198, XEP-0352).
 
-use crate::conn::{Driver, Step};
+use crate::conn::{BACKLOG, Driver, Step};
 use crate::gateway::{Count, Ended, Flow, Gateway, Later, Peer, ResumeFailed};
 use crate::session::{FIRST_GENERATION, Session, append};
 use antiphon_routing::shaper::TokenBucket;
@@ -65,6 +65,8 @@ pub struct Client {
     /// When the unanswered ping was sent, 0 for none.
     pinged_ms: u64,
     fed: usize,
+    /// Written and not yet taken by the socket.
+    backlog: usize,
     is_over: bool,
     ping_count: u32,
     failures: u32,
@@ -98,6 +100,7 @@ impl Client {
             last_read_ms: now_ms,
             pinged_ms: 0,
             fed: 0,
+            backlog: 0,
             is_over: false,
             ping_count: 0,
             failures: 0,
@@ -111,7 +114,7 @@ impl Client {
             if self.is_over || !self.poll_later(cx) || !self.poll_throttle(cx, now_ms) {
                 return None;
             }
-            if self.session.as_ref().is_some_and(|(s, _)| s.is_held()) {
+            if self.is_blocked() {
                 return None;
             }
             let mut out = Outgoing::new(self.framing);
@@ -121,6 +124,14 @@ impl Client {
             if let Some(step) = self.act(action?, now_ms) {
                 return Some(step);
             }
+        }
+    }
+
+    /// Whether nothing more may be read of the client now.
+    fn is_blocked(&self) -> bool {
+        match &self.session {
+            None => self.backlog >= BACKLOG,
+            Some((session, _)) => session.is_held() || (self.backlog > 0 && session.is_behind()),
         }
     }
 
@@ -186,10 +197,13 @@ impl Client {
     }
 
     fn stanza(&mut self, stanza: Stanza, now_ms: u64) {
-        let Some((session, _)) = &self.session else {
+        let Some((session, generation)) = &self.session else {
             return;
         };
-        let seq = session.received();
+        let Some(seq) = session.received_by(*generation) else {
+            // Resumed elsewhere: not counted there, so the client sends it again.
+            return;
+        };
         if self.gateway.stanza(session, stanza, seq) == Flow::Hold {
             session.hold();
         }
@@ -199,10 +213,13 @@ impl Client {
 
     /// The stream has judged a stanza by itself.
     fn answered(&mut self, answer: Option<Stanza>, now_ms: u64) {
-        let Some((session, _)) = &self.session else {
+        let Some((session, generation)) = &self.session else {
             return;
         };
-        session.handled(session.received());
+        let Some(seq) = session.received_by(*generation) else {
+            return;
+        };
+        session.handled(seq);
         if let Some(answer) = answer {
             // A full queue ends the session; there is nobody else to tell.
             let _ = session.deliver(answer, None, now_ms);
@@ -324,9 +341,12 @@ impl Client {
         }
         self.is_over = true;
         self.later = None;
-        if let Some((session, _)) = self.session.take() {
+        if let Some((session, generation)) = self.session.take() {
             session.release();
-            self.gateway.ended(session, how);
+            // A session that was resumed elsewhere meanwhile goes on there.
+            if session.leave(generation, self.gateway.now_ms()) {
+                self.gateway.ended(session, how);
+            }
         }
     }
 
@@ -343,7 +363,12 @@ impl Client {
         let Some((session, generation)) = &self.session else {
             return;
         };
-        let taken = session.take(*generation, cx.waker());
+        // What the socket does not take yet stays in the session, where it is bounded.
+        let taken = if self.backlog > 0 {
+            session.look(*generation, cx.waker())
+        } else {
+            session.take(*generation, cx.waker())
+        };
         append(&mut self.out, taken.out);
         self.offline.extend(taken.offline);
         if taken.is_replaced {
@@ -373,6 +398,11 @@ impl Client {
         }
         if limits.ping_seconds == 0 {
             return;
+        }
+        if self.throttle.is_some() {
+            // The silence is ours.
+            self.last_read_ms = now_ms;
+            self.pinged_ms = 0;
         }
         if self.pinged_ms > 0 {
             if now_ms >= self.pinged_ms + limits.ping_timeout_seconds * 1000 {
@@ -432,6 +462,13 @@ impl Driver for Client {
         }
     }
 
+    fn backlog(&mut self, bytes: usize) {
+        self.backlog = bytes;
+        if let Some((session, _)) = &self.session {
+            session.set_unsent(bytes);
+        }
+    }
+
     fn take_out(&mut self) -> Outgoing {
         std::mem::replace(&mut self.out, Outgoing::new(self.framing))
     }
@@ -478,5 +515,12 @@ impl Driver for Client {
         self.out = Outgoing::new(self.framing);
         self.stream.close(Some(error), &mut self.out);
         self.end(Ended::Lost);
+    }
+}
+
+impl Drop for Client {
+    /// However the connection's task ends, its session does not stay behind.
+    fn drop(&mut self) {
+        self.lost();
     }
 }

@@ -1,6 +1,6 @@
 //! A component's connection (XEP-0114).
 
-use crate::conn::{Driver, Step};
+use crate::conn::{BACKLOG, Driver, Step};
 use crate::gateway::{Count, Gateway};
 use crate::session::{FIRST_GENERATION, Session, append};
 use antiphon_xmpp::Jid;
@@ -23,6 +23,8 @@ pub struct Component {
     out: Outgoing,
     session: Option<Arc<Session>>,
     started_ms: u64,
+    /// Written and not yet taken by the socket.
+    backlog: usize,
     is_over: bool,
 }
 
@@ -36,7 +38,16 @@ impl Component {
             out: Outgoing::new(Framing::Tcp),
             session: None,
             started_ms,
+            backlog: 0,
             is_over: false,
+        }
+    }
+
+    /// Whether nothing more may be read of the component now.
+    fn is_blocked(&self) -> bool {
+        match &self.session {
+            None => self.backlog >= BACKLOG,
+            Some(session) => self.backlog > 0 && session.is_behind(),
         }
     }
 
@@ -69,7 +80,11 @@ impl Component {
 
     fn look_at_session(&mut self, cx: &Context<'_>) {
         let Some(session) = &self.session else { return };
-        let taken = session.take(FIRST_GENERATION, cx.waker());
+        let taken = if self.backlog > 0 {
+            session.look(FIRST_GENERATION, cx.waker())
+        } else {
+            session.take(FIRST_GENERATION, cx.waker())
+        };
         append(&mut self.out, taken.out);
         if let Some(error) = taken.close {
             self.fail(error);
@@ -103,7 +118,7 @@ impl Driver for Component {
     fn poll(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Step {
         let gateway = Arc::clone(&self.gateway);
         let mut random = |buf: &mut [u8]| gateway.random(buf);
-        while !self.is_over {
+        while !self.is_over && !self.is_blocked() {
             let mut out = Outgoing::new(Framing::Tcp);
             let action = self.stream.poll(&mut random, &mut out);
             match &self.session {
@@ -128,6 +143,13 @@ impl Driver for Component {
             Step::Close
         } else {
             Step::Idle
+        }
+    }
+
+    fn backlog(&mut self, bytes: usize) {
+        self.backlog = bytes;
+        if let Some(session) = &self.session {
+            session.set_unsent(bytes);
         }
     }
 
@@ -159,5 +181,12 @@ impl Driver for Component {
 
     fn abort(&mut self) {
         self.fail(StreamCondition::InternalServerError.into());
+    }
+}
+
+impl Drop for Component {
+    /// However the connection's task ends, its domain becomes free.
+    fn drop(&mut self) {
+        self.lost();
     }
 }

@@ -16,8 +16,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// How long a peer may take to close after we did.
+/// How long a peer may take to close after we did, and before that to take our last bytes.
 const LINGER_MS: u64 = 3_000;
+/// Bytes that the socket has not taken above which nothing is added on the peer's behalf.
+pub(crate) const BACKLOG: usize = 64 * 1024;
 
 /// What a stream wants of its connection.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub trait Driver: Send {
     fn feed(&mut self, bytes: &[u8]);
     /// Goes on as far as it can.
     fn poll(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Step;
+    /// How much of what was taken has not reached the socket; told before each poll.
+    fn backlog(&mut self, bytes: usize);
     /// Takes what is to be written.
     fn take_out(&mut self) -> Outgoing;
     /// Everything taken has reached the socket.
@@ -72,8 +76,12 @@ impl std::fmt::Debug for Shared {
 #[derive(Debug)]
 enum Phase {
     Open,
+    /// `<proceed/>` is being written; then TLS for this domain.
+    Proceed(String),
     /// The TLS handshake after STARTTLS for this domain.
     Handshake(String),
+    /// The stream is over; what it wrote last must reach the socket until then.
+    Closing(u64),
     /// Everything is written; waiting for the peer to close until then.
     Linger(u64),
     Done,
@@ -88,6 +96,12 @@ pub struct Conn<D> {
     alarm: AlarmHandle,
     phase: Phase,
     is_ws_closed: bool,
+    /// The decoder holds frames that the driver does not take yet.
+    has_frames: bool,
+    /// What the driver was last told of its backlog.
+    backlog: usize,
+    /// The driver was polled while it had a backlog, so it may have kept something back.
+    is_behind: bool,
 }
 
 impl<D: Driver> Conn<D> {
@@ -102,6 +116,9 @@ impl<D: Driver> Conn<D> {
             alarm,
             phase: Phase::Open,
             is_ws_closed: false,
+            has_frames: false,
+            backlog: 0,
+            is_behind: false,
         }
     }
 
@@ -113,30 +130,40 @@ impl<D: Driver> Conn<D> {
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now_ms = self.shared.gateway.now_ms();
-            let step = match &self.phase {
+            match &self.phase {
                 Phase::Open => self.pump(cx, now_ms),
-                Phase::Handshake(_) if self.driver.due_ms() <= now_ms => return self.end_lost(),
-                Phase::Handshake(_) => Step::Idle,
-                Phase::Linger(until) if *until <= now_ms => return self.end(),
-                Phase::Linger(_) => Step::Idle,
-                Phase::Done => return Poll::Ready(()),
-            };
-            let is_flushed = match self.flush(cx) {
-                Ok(is_flushed) => is_flushed,
-                Err(_) => return self.end_lost(),
-            };
-            match step {
-                Step::StartTls(domain) if is_flushed => {
-                    if self.start_tls(domain).is_err() {
-                        return self.end_lost();
-                    }
+                Phase::Proceed(_) | Phase::Handshake(_) if self.is_overdue(now_ms) => {
+                    return self.end_lost();
                 }
-                Step::Close if is_flushed => self.say_goodbye(now_ms),
-                Step::StartTls(_) | Step::Close => {
+                Phase::Closing(until) | Phase::Linger(until) if *until <= now_ms => {
+                    return self.end();
+                }
+                Phase::Done => return Poll::Ready(()),
+                _ => {}
+            }
+            match self.flush(cx) {
+                Ok(true) => match &self.phase {
+                    Phase::Proceed(domain) => {
+                        let domain = domain.clone();
+                        if self.start_tls(domain).is_err() {
+                            return self.end_lost();
+                        }
+                    }
+                    Phase::Closing(_) => {
+                        self.transport.close_notify();
+                        self.phase = Phase::Linger(now_ms + LINGER_MS);
+                        continue;
+                    }
+                    // It may write on.
+                    Phase::Open if self.is_behind => continue,
+                    _ => {}
+                },
+                Ok(false) if matches!(self.phase, Phase::Proceed(_) | Phase::Closing(_)) => {
                     self.set_alarm(now_ms, cx);
                     return Poll::Pending;
                 }
-                Step::Idle => {}
+                Ok(false) => {}
+                Err(_) => return self.end_lost(),
             }
             match self.read(cx) {
                 Poll::Ready(true) => {}
@@ -149,31 +176,65 @@ impl<D: Driver> Conn<D> {
         }
     }
 
+    /// No longer worth the wait for its TLS handshake.
+    fn is_overdue(&self, now_ms: u64) -> bool {
+        self.driver.due_ms() <= now_ms || self.shared.gateway.is_stopping()
+    }
+
     /// Lets the stream go on and queues what it writes.
-    fn pump(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Step {
-        if let Some(ws) = &mut self.ws
-            && let Err(code) = unframe(ws, &mut self.driver, &mut self.transport)
-        {
-            self.transport.queue(ws::close_frame(code));
-            self.is_ws_closed = true;
-            self.driver.lost();
-            return Step::Close;
+    fn pump(&mut self, cx: &mut Context<'_>, now_ms: u64) {
+        loop {
+            self.has_frames = false;
+            if let Some(ws) = &mut self.ws {
+                match unframe(ws, &mut self.driver, &mut self.transport) {
+                    Ok(has_more) => self.has_frames = has_more,
+                    Err(code) => {
+                        self.transport.queue(ws::close_frame(code));
+                        self.is_ws_closed = true;
+                        self.driver.lost();
+                        self.phase = Phase::Closing(now_ms + LINGER_MS);
+                        return;
+                    }
+                }
+            }
+            self.is_behind = self.backlog > 0;
+            let step = self.driver.poll(cx, now_ms);
+            let out = self.driver.take_out();
+            if !out.bytes.is_empty() {
+                let bytes = if self.ws.is_some() {
+                    ws::frames(&out)
+                } else {
+                    out.bytes
+                };
+                self.transport.queue(bytes);
+            }
+            match step {
+                // A rate limit has just let go: what was kept back will not be announced again.
+                Step::Idle if self.has_frames && self.takes_frames() => {}
+                Step::Idle => return,
+                Step::StartTls(domain) => {
+                    self.phase = Phase::Proceed(domain);
+                    return;
+                }
+                Step::Close => {
+                    self.close(now_ms);
+                    return;
+                }
+            }
         }
-        let step = self.driver.poll(cx, now_ms);
-        let out = self.driver.take_out();
-        if !out.bytes.is_empty() {
-            let bytes = if self.ws.is_some() {
-                ws::frames(&out)
-            } else {
-                out.bytes
-            };
-            self.transport.queue(bytes);
-        }
-        if matches!(step, Step::Close) && self.ws.is_some() && !self.is_ws_closed {
+    }
+
+    fn takes_frames(&self) -> bool {
+        self.driver.wants_read() && self.transport.backlog() < BACKLOG
+    }
+
+    /// The stream is over and has written its end.
+    fn close(&mut self, now_ms: u64) {
+        if self.ws.is_some() && !self.is_ws_closed {
             self.is_ws_closed = true;
             self.transport.queue(ws::close_frame(1000));
         }
-        step
+        self.phase = Phase::Closing(now_ms + LINGER_MS);
     }
 
     fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
@@ -181,6 +242,11 @@ impl<D: Driver> Conn<D> {
         let result = self.transport.poll_flush(cx, &mut written);
         if written > 0 {
             self.shared.gateway.count(Count::BytesOut(written));
+        }
+        let backlog = self.transport.backlog();
+        if backlog != self.backlog {
+            self.backlog = backlog;
+            self.driver.backlog(backlog);
         }
         match result {
             Poll::Ready(Ok(())) => {
@@ -200,20 +266,14 @@ impl<D: Driver> Conn<D> {
         Ok(())
     }
 
-    fn say_goodbye(&mut self, now_ms: u64) {
-        if matches!(self.phase, Phase::Open) {
-            self.transport.close_notify();
-            self.phase = Phase::Linger(now_ms + LINGER_MS);
-        }
-    }
-
     /// Reads once. `Ready(false)`: the connection is over.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let is_lingering = matches!(self.phase, Phase::Linger(_));
         if is_lingering && self.transport.is_flushed() {
             self.transport.shutdown_write();
         }
-        if matches!(self.phase, Phase::Open) && !self.driver.wants_read() {
+        let is_full = self.has_frames || !self.driver.wants_read();
+        if matches!(self.phase, Phase::Open) && is_full {
             return Poll::Pending;
         }
         let was_handshaking = matches!(self.phase, Phase::Handshake(_));
@@ -260,19 +320,39 @@ impl<D: Driver> Conn<D> {
 
     fn set_alarm(&self, now_ms: u64, cx: &Context<'_>) {
         let due = match &self.phase {
-            Phase::Linger(until) => *until,
+            Phase::Closing(until) | Phase::Linger(until) => *until,
             _ => self.driver.due_ms(),
         };
-        if due != u64::MAX {
-            self.alarm.alarm.set(due.max(now_ms + 1), cx.waker());
-        }
+        // Also without a deadline: a node that stops wakes everybody.
+        self.alarm.alarm.set(due.max(now_ms + 1), cx.waker());
     }
 
     fn end_lost(&mut self) -> Poll<()> {
-        if !matches!(self.phase, Phase::Linger(_)) {
+        if !matches!(self.phase, Phase::Closing(_) | Phase::Linger(_)) {
             self.driver.lost();
         }
         self.end()
+    }
+
+    /// Ends the stream with `internal-server-error`. Only this connection's state can be broken:
+    /// entities are behind their own locks.
+    fn after_panic(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.gateway.count(Count::Panicked);
+        if matches!(self.phase, Phase::Closing(_) | Phase::Linger(_)) {
+            return self.end();
+        }
+        let driver = &mut self.driver;
+        let last = catch_unwind(AssertUnwindSafe(|| {
+            driver.abort();
+            driver.take_out()
+        }));
+        let Ok(out) = last else { return self.end() };
+        let is_ws = self.ws.is_some();
+        let bytes = if is_ws { ws::frames(&out) } else { out.bytes };
+        self.transport.queue(bytes);
+        self.close(self.shared.gateway.now_ms());
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn end(&mut self) -> Poll<()> {
@@ -288,20 +368,7 @@ impl<D: Driver + Unpin> Future for Conn<D> {
         let this = &mut *self;
         match catch_unwind(AssertUnwindSafe(|| this.poll_inner(cx))) {
             Ok(poll) => poll,
-            Err(_) => {
-                // Only this connection's state can be broken: entities are behind their own locks.
-                this.shared.gateway.count(Count::Panicked);
-                this.driver.abort();
-                let out = this.driver.take_out();
-                let bytes = if this.ws.is_some() {
-                    ws::frames(&out)
-                } else {
-                    out.bytes
-                };
-                this.transport.queue(bytes);
-                let _ = this.transport.poll_flush(cx, &mut 0);
-                Poll::Ready(())
-            }
+            Err(_) => this.after_panic(cx),
         }
     }
 }
@@ -319,15 +386,16 @@ fn feed<D: Driver>(ws: &mut Option<ws::Decoder>, driver: &mut D, bytes: &[u8]) {
     }
 }
 
-/// Feeds the driver message by message, one at a time so that it can refuse the next.
+/// Feeds the driver message by message, one at a time so that it can refuse the next. `true`: it
+/// does, and there may be more.
 fn unframe<D: Driver>(
     ws: &mut ws::Decoder,
     driver: &mut D,
     transport: &mut Transport,
-) -> Result<(), u16> {
-    while driver.wants_read() {
+) -> Result<bool, u16> {
+    while driver.wants_read() && transport.backlog() < BACKLOG {
         match ws.next_event().map_err(|e| e.0)? {
-            None => break,
+            None => return Ok(false),
             Some(ws::WsEvent::Text(message)) => driver.feed(&message),
             Some(ws::WsEvent::Ping(payload)) => {
                 let mut pong = Vec::new();
@@ -338,5 +406,5 @@ fn unframe<D: Driver>(
             Some(ws::WsEvent::Close(_)) => return Err(1000),
         }
     }
-    Ok(())
+    Ok(ws.buffered() > 0)
 }

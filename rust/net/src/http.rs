@@ -236,7 +236,6 @@ async fn websocket(site: Site, transport: Transport, early: &[u8]) {
         (*site.channel).clone(),
         false,
     );
-    net.gateway.count(Count::Accepted);
     let mut conn = Conn::new(
         transport,
         Some(ws::Decoder::new(max_message)),

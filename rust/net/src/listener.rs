@@ -21,7 +21,12 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+
+/// Refused connections that are kept open until their peers have read why; the rest is reset.
+const REFUSALS: usize = 64;
+/// How long one is.
+const REFUSAL: Duration = Duration::from_secs(1);
 
 /// What a listener speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +98,8 @@ pub struct Net {
     /// Bounds.
     pub limits: RwLock<NetLimits>,
     addresses: Mutex<HashMap<IpAddr, u32>>,
+    /// Refused connections whose peers may still read why.
+    refusals: Arc<Semaphore>,
     stopping: watch::Sender<bool>,
 }
 
@@ -139,6 +146,7 @@ impl Net {
             components: RwLock::new(Arc::new(components)),
             limits: RwLock::new(limits),
             addresses: Mutex::default(),
+            refusals: Arc::new(Semaphore::new(REFUSALS)),
             stopping: watch::Sender::new(false),
         }
     }
@@ -233,7 +241,7 @@ fn accept(net: &Arc<Net>, config: &Arc<ListenerConfig>, io: TcpStream, peer: Soc
     let _ = io.set_nodelay(true);
     let Some(guard) = net.admit(peer.ip().to_canonical()) else {
         net.gateway.count(Count::Refused);
-        refuse(net, config, &io);
+        refuse(net, config, io);
         return;
     };
     net.gateway.count(Count::Accepted);
@@ -264,19 +272,39 @@ fn accept(net: &Arc<Net>, config: &Arc<ListenerConfig>, io: TcpStream, peer: Soc
 }
 
 /// Says why, where a stream can be written without TLS.
-fn refuse(net: &Net, config: &ListenerConfig, io: &TcpStream) {
-    if config.kind == Kind::C2s && config.tls != TlsMode::Direct {
-        let mut stream = c2s::Stream::new(
-            Arc::clone(&net.c2s.read().starttls),
-            Framing::Tcp,
-            Channel::default(),
-        );
-        let error = StreamError::from(StreamCondition::PolicyViolation)
-            .with_text("too many connections from this address");
-        let mut out = Outgoing::new(Framing::Tcp);
-        stream.close(Some(error), &mut out);
-        // The socket's buffer is empty, so this is written whole or the peer is gone.
-        let _ = io.try_write(&out.bytes);
+fn refuse(net: &Arc<Net>, config: &ListenerConfig, io: TcpStream) {
+    if config.kind != Kind::C2s || config.tls == TlsMode::Direct {
+        return;
+    }
+    let configs = Arc::clone(&net.c2s.read().starttls);
+    let mut stream = c2s::Stream::new(configs, Framing::Tcp, Channel::default());
+    let error = StreamError::from(StreamCondition::PolicyViolation)
+        .with_text("too many connections from this address");
+    let mut out = Outgoing::new(Framing::Tcp);
+    stream.close(Some(error), &mut out);
+    // The socket's buffer is empty, so this is written whole or the peer is gone.
+    let _ = io.try_write(&out.bytes);
+    let Ok(slot) = Arc::clone(&net.refusals).try_acquire_owned() else {
+        return;
+    };
+    tokio::spawn(async move {
+        // What the peer has sent already would make the system answer with a reset, and that takes
+        // the error away before it is read.
+        let _ = socket2::SockRef::from(&io).shutdown(std::net::Shutdown::Write);
+        let _ = tokio::time::timeout(REFUSAL, discard(io)).await;
+        drop(slot);
+    });
+}
+
+/// Reads until the peer closes.
+async fn discard(io: TcpStream) {
+    let mut scratch = [0; 1024];
+    while io.readable().await.is_ok() {
+        match io.try_read(&mut scratch) {
+            Ok(1..) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
+        }
     }
 }
 

@@ -11,12 +11,12 @@
 use antiphon_routing::SessionId;
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::stanza::Stanza;
-use antiphon_xmpp::stream::csi::Held;
+use antiphon_xmpp::stream::csi::{Class, Held, classify};
 use antiphon_xmpp::stream::framing::{Framing, Outgoing};
 use antiphon_xmpp::stream::sm::{self, AckAhead, AckQueue, AckRequests, Inbound, RequestPolicy};
 use antiphon_xmpp::stream::{StreamCondition, StreamError};
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Waker;
 
 /// A stanza that was written and is not yet confirmed.
@@ -81,6 +81,8 @@ struct State {
     held: Option<Box<Held>>,
     /// Offline records in `out` of a session without stream management.
     offline: Vec<u64>,
+    /// Refused while it ended, to go another way.
+    refused: Vec<Sent>,
     close: Option<StreamError>,
     waker: Option<Waker>,
 }
@@ -97,6 +99,8 @@ pub struct Session {
     pub jid: Jid,
     limits: QueueLimits,
     is_held: AtomicBool,
+    /// Bytes that the connection has taken and not yet written.
+    unsent: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -122,6 +126,7 @@ impl Session {
             jid,
             limits,
             is_held: AtomicBool::new(false),
+            unsent: AtomicUsize::new(0),
             state: Mutex::new(State {
                 phase: Phase::Attached,
                 generation: FIRST_GENERATION,
@@ -129,6 +134,7 @@ impl Session {
                 sm: None,
                 held: None,
                 offline: Vec::new(),
+                refused: Vec::new(),
                 close: None,
                 waker: None,
             }),
@@ -160,28 +166,60 @@ impl Session {
                 },
             );
         };
-        let mut result = Ok(());
-        held.offer(stanza, &mut |stanza| {
-            if result.is_ok() {
-                result = self.put(
-                    state,
-                    Sent {
-                        stanza,
-                        at_ms: now_ms,
-                        offline,
-                    },
-                );
-            }
-        });
+        let is_important = classify(&stanza) == Class::Important;
+        let mut now = Vec::new();
+        held.offer(stanza, &mut |stanza| now.push(stanza));
         state.held = Some(held);
-        result
+        let last = if is_important { now.pop() } else { None };
+        self.put_all(state, now, now_ms);
+        match last {
+            None => Ok(()),
+            Some(stanza) if state.phase == Phase::Closed => Err(Undelivered::Overflow(stanza)),
+            Some(stanza) => self.put(
+                state,
+                Sent {
+                    stanza,
+                    at_ms: now_ms,
+                    offline,
+                },
+            ),
+        }
+    }
+
+    /// Puts what was held back on the queue. What finds it full goes another way with the rest.
+    fn put_all(&self, state: &mut State, stanzas: Vec<Stanza>, at_ms: u64) {
+        for stanza in stanzas {
+            let sent = |stanza| Sent {
+                stanza,
+                at_ms,
+                offline: None,
+            };
+            let refused = if state.phase == Phase::Closed {
+                Some(stanza)
+            } else {
+                match self.put(state, sent(stanza)) {
+                    Ok(()) => None,
+                    Err(Undelivered::Closed(stanza) | Undelivered::Overflow(stanza)) => {
+                        Some(stanza)
+                    }
+                }
+            };
+            state.refused.extend(refused.map(sent));
+        }
+    }
+
+    /// Whether the connection is so far behind that nothing more may wait for it.
+    fn is_full(&self, state: &State) -> bool {
+        let unsent = self.unsent.load(Ordering::Relaxed);
+        state.out.len().saturating_add(unsent) > self.limits.outgoing_bytes
     }
 
     fn put(&self, state: &mut State, sent: Sent) -> Result<(), Undelivered> {
         let was_empty = state.out.is_empty();
         let is_attached = state.phase == Phase::Attached;
+        let mark = (state.out.bytes.len(), state.out.ends.len());
         if is_attached {
-            if state.out.len() > self.limits.outgoing_bytes {
+            if self.is_full(state) {
                 overflow(state);
                 return Err(Undelivered::Overflow(sent.stanza));
             }
@@ -191,6 +229,9 @@ impl Session {
             Some(sm) => {
                 let size = sent.stanza.size();
                 if let Err(full) = sm.sent.push(sent, size) {
+                    // It goes another way, so it must not also go this one.
+                    state.out.bytes.truncate(mark.0);
+                    state.out.ends.truncate(mark.1);
                     overflow(state);
                     return Err(Undelivered::Overflow(full.0.stanza));
                 }
@@ -210,6 +251,10 @@ impl Session {
     pub fn write(&self, nonza: Outgoing) {
         let mut state = self.state.lock();
         if state.phase == Phase::Attached {
+            if self.is_full(&state) {
+                overflow(&mut state);
+                return;
+            }
             let was_empty = state.out.is_empty();
             append(&mut state.out, nonza);
             if was_empty {
@@ -243,6 +288,36 @@ impl Session {
         self.is_held.load(Ordering::Acquire)
     }
 
+    /// How much the connection has taken and not yet written.
+    pub fn set_unsent(&self, bytes: usize) {
+        self.unsent.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether half of what may wait for the client does: time to read nothing more of it.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        let unsent = self.unsent.load(Ordering::Relaxed);
+        unsent > 0
+            && self.state.lock().out.len().saturating_add(unsent) > self.limits.outgoing_bytes / 2
+    }
+
+    /// As [`Session::take`] for a connection that cannot write: the bytes stay here, in their
+    /// bound.
+    pub fn look(&self, generation: u64, waker: &Waker) -> Taken {
+        let mut state = self.state.lock();
+        if state.generation != generation {
+            return Taken {
+                is_replaced: true,
+                ..Taken::default()
+            };
+        }
+        note_waker(&mut state, waker);
+        Taken {
+            close: state.close.take(),
+            ..Taken::default()
+        }
+    }
+
     /// The connection's task: who to wake, and what there is to do.
     pub fn take(&self, generation: u64, waker: &Waker) -> Taken {
         let mut state = self.state.lock();
@@ -252,10 +327,7 @@ impl Session {
                 ..Taken::default()
             };
         }
-        match &mut state.waker {
-            Some(old) if old.will_wake(waker) => {}
-            slot => *slot = Some(waker.clone()),
-        }
+        note_waker(&mut state, waker);
         let close = state.close.take();
         let state = &mut *state;
         // One `<r/>` rides on the write that empties the queue, while none is unanswered.
@@ -286,6 +358,7 @@ impl Session {
         if state.phase != Phase::Closed {
             state.phase = Phase::Attached;
         }
+        self.set_unsent(0);
         debug_assert!(prefix.framing() == framing);
         state.out = prefix;
         state.held = None;
@@ -303,33 +376,49 @@ impl Session {
     }
 
     /// Takes the session from its connection, so that it can be resumed or ended. What is held back
-    /// for an inactive client joins the queue. `false`: it is over already.
-    pub fn detach(&self, now_ms: u64) -> bool {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
+    /// for an inactive client joins the queue. `None`: it is over already; else a number for
+    /// [`Session::is_claimed`].
+    pub fn detach(&self, now_ms: u64) -> Option<u64> {
+        let mut state = self.state.lock();
         if state.phase == Phase::Closed {
+            return None;
+        }
+        self.let_go(&mut state, now_ms);
+        Some(state.generation)
+    }
+
+    /// The connection of this generation is gone. `false`: the session has another one by now, or
+    /// will have, and goes on.
+    pub fn leave(&self, generation: u64, now_ms: u64) -> bool {
+        let mut state = self.state.lock();
+        if state.generation != generation {
             return false;
         }
+        if state.phase != Phase::Closed {
+            self.let_go(&mut state, now_ms);
+        }
+        true
+    }
+
+    /// Whether nobody has taken or carried the session since [`Session::detach`] gave this number.
+    #[must_use]
+    pub fn is_claimed(&self, generation: u64) -> bool {
+        let state = self.state.lock();
+        state.generation == generation && state.phase == Phase::Detached
+    }
+
+    fn let_go(&self, state: &mut State, now_ms: u64) {
         state.phase = Phase::Detached;
         state.generation += 1;
         state.out = Outgoing::default();
         wake(state);
         state.waker = None;
         if let Some(mut held) = state.held.take() {
-            held.flush(&mut |stanza| {
-                // Above the bound the session is over, which the next delivery finds out.
-                let _ = self.put(
-                    state,
-                    Sent {
-                        stanza,
-                        at_ms: now_ms,
-                        offline: None,
-                    },
-                );
-            });
+            let mut now = Vec::new();
+            held.flush(&mut |stanza| now.push(stanza));
+            self.put_all(state, now, now_ms);
         }
         self.is_held.store(false, Ordering::Release);
-        true
     }
 
     /// Ends the session: later stanzas are refused, and what was not confirmed comes back.
@@ -352,6 +441,7 @@ impl Session {
                 })
             });
         }
+        rest.append(&mut state.refused);
         wake(state);
         rest
     }
@@ -360,6 +450,12 @@ impl Session {
     #[must_use]
     pub fn is_attached(&self) -> bool {
         self.state.lock().phase == Phase::Attached
+    }
+
+    /// Whether it is over.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state.lock().phase == Phase::Closed
     }
 
     /// Whether it has stream management.
@@ -394,6 +490,16 @@ impl Session {
         state.sm.as_mut().map_or(0, |sm| sm.inbound.received())
     }
 
+    /// As [`Session::received`], from the connection of this generation. `None`: the session was
+    /// taken from it, and `h` is told elsewhere.
+    pub fn received_by(&self, generation: u64) -> Option<u64> {
+        let mut state = self.state.lock();
+        if state.generation != generation {
+            return None;
+        }
+        Some(state.sm.as_mut().map_or(0, |sm| sm.inbound.received()))
+    }
+
     /// A stanza that came in is handled: `h` may move.
     pub fn handled(&self, seq: u64) {
         if seq == 0 {
@@ -424,6 +530,11 @@ impl Session {
     pub fn answer_ack_request(&self) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        if state.phase == Phase::Attached && self.is_full(state) {
+            // A client that asks and asks and reads nothing.
+            overflow(state);
+            return;
+        }
         let Some(sm) = &mut state.sm else { return };
         sm.is_owed = sm.inbound.in_hand() > 0;
         let was_empty = state.out.is_empty();
@@ -458,17 +569,9 @@ impl Session {
                 .held
                 .get_or_insert_with(|| Box::new(Held::new(limit, HELD_BYTES)));
         } else if let Some(mut held) = state.held.take() {
-            held.flush(&mut |stanza| {
-                // A full queue has ended the session; what follows is refused like this one.
-                let _ = self.put(
-                    state,
-                    Sent {
-                        stanza,
-                        at_ms: now_ms,
-                        offline: None,
-                    },
-                );
-            });
+            let mut now = Vec::new();
+            held.flush(&mut |stanza| now.push(stanza));
+            self.put_all(state, now, now_ms);
         }
     }
 }
@@ -496,6 +599,13 @@ pub(crate) fn append(out: &mut Outgoing, more: Outgoing) {
             .iter()
             .map(|end| end + u32::try_from(base).unwrap_or(u32::MAX)),
     );
+}
+
+fn note_waker(state: &mut State, waker: &Waker) {
+    match &mut state.waker {
+        Some(old) if old.will_wake(waker) => {}
+        slot => *slot = Some(waker.clone()),
+    }
 }
 
 fn wake(state: &mut State) {

@@ -108,9 +108,20 @@ impl Transport {
         if self.at == self.pending.len() {
             self.pending = bytes;
             self.at = 0;
-        } else {
-            self.pending.extend_from_slice(&bytes);
+            return;
         }
+        if self.at > self.pending.len() / 2 {
+            // A peer that is always behind must not keep what it has long read.
+            self.pending.drain(..self.at);
+            self.at = 0;
+        }
+        self.pending.extend_from_slice(&bytes);
+    }
+
+    /// Bytes queued that the socket (or TLS before it) has not taken.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.pending.len() - self.at
     }
 
     /// Whether everything queued has reached the socket.

@@ -17,27 +17,41 @@ const MINUTE_MS: u64 = 60_000;
 
 /// Failed logins by address in the current minute.
 #[derive(Debug, Default)]
-pub struct Failures(Mutex<HashMap<IpAddr, (u64, u32)>>);
+pub struct Failures(Mutex<Recent>);
+
+#[derive(Debug, Default)]
+struct Recent {
+    by_address: HashMap<IpAddr, (u64, u32)>,
+    /// When those of earlier minutes were last thrown out.
+    cleaned_ms: u64,
+}
 
 impl Failures {
-    /// Counts one.
+    /// Counts one. An address that is one too many is not remembered.
     pub fn count(&self, ip: IpAddr, now_ms: u64) {
-        let mut by_address = self.0.lock();
-        if by_address.len() >= MAX_ADDRESSES {
-            by_address.retain(|_, (since, _)| *since + MINUTE_MS > now_ms);
+        let mut guard = self.0.lock();
+        let recent = &mut *guard;
+        let is_full = recent.by_address.len() >= MAX_ADDRESSES;
+        if recent.cleaned_ms + MINUTE_MS <= now_ms {
+            recent.cleaned_ms = now_ms;
+            let is_recent = |since: u64| since + MINUTE_MS > now_ms;
+            recent.by_address.retain(|_, (since, _)| is_recent(*since));
+            recent.by_address.shrink_to_fit();
+        } else if is_full && !recent.by_address.contains_key(&ip) {
+            return;
         }
-        let entry = by_address.entry(ip).or_insert((now_ms, 0));
+        let entry = recent.by_address.entry(ip).or_insert((now_ms, 0));
         if entry.0 + MINUTE_MS <= now_ms {
             *entry = (now_ms, 0);
         }
-        entry.1 += 1;
+        entry.1 = entry.1.saturating_add(1);
     }
 
     /// Whether the address has used up its failures.
     #[must_use]
     pub fn is_over(&self, ip: IpAddr, limit: u32, now_ms: u64) -> bool {
-        let by_address = self.0.lock();
-        let Some((since, count)) = by_address.get(&ip) else {
+        let recent = self.0.lock();
+        let Some((since, count)) = recent.by_address.get(&ip) else {
             return false;
         };
         limit > 0 && *count >= limit && *since + MINUTE_MS > now_ms
@@ -159,5 +173,18 @@ mod tests {
         assert!(!failures.is_over(ip, 3, 61_000));
         failures.count(ip, 61_000);
         assert!(!failures.is_over(ip, 3, 61_000));
+    }
+
+    #[test]
+    fn no_flood_of_addresses_makes_it_grow_without_bound() {
+        let failures = Failures::default();
+        let ip = |n: u32| IpAddr::from(n.to_be_bytes());
+        for n in 0..u32::try_from(MAX_ADDRESSES).unwrap() + 10 {
+            failures.count(ip(n), 60_000);
+        }
+        assert_eq!(failures.0.lock().by_address.len(), MAX_ADDRESSES);
+        assert!(failures.is_over(ip(0), 1, 60_000));
+        failures.count(ip(0), 120_000);
+        assert_eq!(failures.0.lock().by_address.len(), 1);
     }
 }

@@ -189,10 +189,13 @@ impl Core {
         for session in running.node.sessions.all() {
             running.node.close_session(session.id, shutdown.into());
         }
-        running.alarms.sweep(u64::MAX);
-        while Instant::now() < until
-            && !(running.alarms.is_empty() && running.node.sessions.is_empty())
-        {
+        let is_done = || running.alarms.is_empty() && running.node.sessions.is_empty();
+        loop {
+            // Again and again: a connection may have looked just before and slept since.
+            running.alarms.sweep(u64::MAX);
+            if is_done() || Instant::now() >= until {
+                break;
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
         // Connections that did not end in time: their sessions end without them.

@@ -70,6 +70,7 @@ impl Node {
             self.live.load().queue,
         ));
         self.sessions.insert(Arc::clone(&session));
+        let guard = Abandoned::new(&self, &session);
         let (answer, receiver) = oneshot::channel();
         let (id, full) = (session.id, session.jid.clone());
         let job =
@@ -78,7 +79,7 @@ impl Node {
                     Ok(user) => user.bind(id, &full, &node.live.load().policy, fx),
                     Err(error) => Err(crate::node::store_error(error)),
                 };
-                // The connection may have gone meanwhile: it ends the session then.
+                // The connection may have gone meanwhile: the guard ends the session then.
                 let _ = answer.send(result);
             };
         let result = match self.on_user(&account, job) {
@@ -87,6 +88,7 @@ impl Node {
                 .unwrap_or(Err(StanzaCondition::InternalServerError.into())),
             Err(busy) => Err(busy.into()),
         };
+        guard.disarm();
         match result {
             Ok(()) => Ok(session),
             Err(error) => {
@@ -114,10 +116,11 @@ impl Node {
                 h: None,
             });
         }
-        if !session.detach(self.now()) {
+        let Some(claim) = session.detach(self.now()) else {
             return Err(not_found());
-        }
+        };
         self.sessions.attached(session.id);
+        let guard = Abandoned::new(&self, &session);
         let deadline = self.now() + SETTLE_MS;
         let handled = loop {
             match session.inbound() {
@@ -131,6 +134,11 @@ impl Node {
                 }
             }
         };
+        guard.disarm();
+        if !session.is_claimed(claim) {
+            // Of two that resume at once the later one has it.
+            return Err(not_found());
+        }
         match session.acked(h) {
             Ok(ids) => {
                 self.delete_offline(&session.jid, ids);
@@ -156,12 +164,31 @@ impl Node {
     }
 
     fn lost(self: &Arc<Self>, session: &Arc<Session>) {
-        let now_ms = self.now();
-        let is_kept = !self.stopping()
-            && self.sessions.detached(session.id, now_ms)
-            && session.detach(now_ms);
-        if !is_kept {
+        let is_kept = !self.stopping() && self.sessions.detached(session.id, self.now());
+        if !is_kept || session.is_closed() {
             self.end_session(session);
+        }
+    }
+}
+
+/// Gives a session that a connection is about to carry the end of a lost one, should the connection
+/// be gone before.
+struct Abandoned(Option<(Arc<Node>, Arc<Session>)>);
+
+impl Abandoned {
+    fn new(node: &Arc<Node>, session: &Arc<Session>) -> Self {
+        Self(Some((Arc::clone(node), Arc::clone(session))))
+    }
+
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some((node, session)) = self.0.take() {
+            node.lost(&session);
         }
     }
 }

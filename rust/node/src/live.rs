@@ -14,7 +14,7 @@ use antiphon_xmpp::stream::{component, sm};
 use antiphon_xmpp::xml::Limits;
 use std::sync::Arc;
 
-/// Seconds a silent client has to answer a ping.
+/// Seconds a silent client has to answer a ping, at most: no longer than it may be silent.
 const PING_TIMEOUT_SECONDS: u64 = 60;
 /// Addresses that one session may owe unavailable presence.
 const DIRECTED_PRESENCE: usize = 1_000;
@@ -210,7 +210,7 @@ impl Live {
                 } else {
                     0
                 },
-                ping_timeout_seconds: PING_TIMEOUT_SECONDS,
+                ping_timeout_seconds: PING_TIMEOUT_SECONDS.min(limits.idle_seconds.max(1)),
                 read_ahead: or_unlimited(limits.stanza_bytes).saturating_add(READ_AHEAD),
             },
             http_body_bytes: or_unlimited(limits.http_body_bytes),

@@ -160,9 +160,10 @@ impl Sessions {
         let mut all = Vec::new();
         for slice in &self.entries {
             let slice = slice.read();
-            let expired = slice
-                .values()
-                .filter(|e| e.ends_ms > 0 && e.ends_ms <= now_ms);
+            // One that was resumed while its loss was being noted has a connection again.
+            let is_expired =
+                |e: &&Entry| e.ends_ms > 0 && e.ends_ms <= now_ms && !e.session.is_attached();
+            let expired = slice.values().filter(is_expired);
             all.extend(expired.map(|e| Arc::clone(&e.session)));
         }
         all
