@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from support import ns
 from support.play import Clients
-from support.xml import E, message
+from support.xml import message
 
 STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
 
