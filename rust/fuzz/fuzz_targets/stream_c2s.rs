@@ -49,6 +49,8 @@ fn config(flags: u8) -> Config {
         ],
         extra_features: Vec::new(),
         registration: flags & 16 != 0,
+        is_sm_on: true,
+        is_csi_on: true,
     };
     Config {
         hosts: vec![Arc::new(host)],

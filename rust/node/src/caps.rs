@@ -2,8 +2,7 @@
 //! it brings new ones.
 
 use crate::node::Node;
-use antiphon_xmpp::ns;
-use antiphon_xmpp::stanza::Stanza;
+use antiphon_xmpp::{Jid, Stanza, ns};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -66,12 +65,16 @@ impl KnownCaps {
 impl Node {
     /// Hands a presence with unknown capabilities to Python.
     pub(crate) fn look_at_caps(self: &Arc<Self>, stanza: &Stanza) {
-        if stanza.to.is_some() || stanza.type_.is_some() || !self.live.load().config.modules.caps {
+        if stanza.to.is_some() || stanza.type_.is_some() {
             return;
         }
         let Some(caps) = stanza.child(ns::CAPS, "c") else {
             return;
         };
+        let domain = stanza.from.as_ref().map_or("", Jid::domain);
+        if !self.live.load().modules(domain).caps {
+            return;
+        }
         let (Some(hash), Some(ver)) = (caps.attr("hash"), caps.attr("ver")) else {
             return;
         };

@@ -30,7 +30,7 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// IQs that Python wants; the place is the handler's number.
     pub handlers: Vec<Handler>,
-    /// What Rust does besides routing.
+    /// What Rust does besides routing, for all domains.
     pub modules: Modules,
 }
 
@@ -48,6 +48,9 @@ pub struct Host {
     pub extra_features: String,
     /// In-band registration before login.
     pub registration: bool,
+    /// What Rust does besides routing, where this domain differs.
+    #[serde(default)]
+    pub modules: Option<Modules>,
 }
 
 /// A socket.

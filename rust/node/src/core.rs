@@ -165,7 +165,7 @@ impl Core {
         *running.net.c2s.write() = streams;
         *running.net.components.write() = Arc::new(components);
         *running.net.limits.write() = live.net_limits();
-        running.node.live.store(Arc::new(live));
+        running.node.apply(live);
         Ok(())
     }
 

@@ -1,12 +1,12 @@
 //! What a reload replaces: the configuration compiled for use.
 
-use crate::config::{NodeConfig, or_unlimited};
+use crate::config::{Host, Modules, NodeConfig, or_unlimited};
 use antiphon_net::client::ClientLimits;
 use antiphon_net::listener::{ClientConfigs, NetLimits};
 use antiphon_net::session::QueueLimits;
 use antiphon_net::tls::{CertificateFiles, TlsError, TlsHosts};
 use antiphon_routing::matching::{Declaration, MatchTable};
-use antiphon_routing::user::Policy;
+use antiphon_routing::user::{Policy, Switches};
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::sasl::{Mechanism, ScramHash};
 use antiphon_xmpp::stream::c2s::{self, HostConfig};
@@ -85,7 +85,6 @@ impl Live {
             roster_items: limits.roster_items,
             blocked_items: limits.blocked_items,
             offline_messages: limits.offline_messages,
-            is_offline_on: config.modules.offline,
             directed_presence: DIRECTED_PRESENCE,
             subscription_requests: SUBSCRIPTION_REQUESTS,
             domains: config.hosts.iter().map(|h| h.domain.clone()).collect(),
@@ -112,6 +111,28 @@ impl Live {
     #[must_use]
     pub fn is_host(&self, domain: &str) -> bool {
         self.policy.domains.iter().any(|d| d == domain)
+    }
+
+    /// What Rust does besides routing for a domain.
+    #[must_use]
+    pub fn modules(&self, domain: &str) -> Modules {
+        let host = self.config.hosts.iter().find(|h| h.domain == domain);
+        host.map_or(self.config.modules, |host| self.modules_of(host))
+    }
+
+    fn modules_of(&self, host: &Host) -> Modules {
+        host.modules.unwrap_or(self.config.modules)
+    }
+
+    /// What is done for the users of a domain.
+    #[must_use]
+    pub fn switches(&self, domain: &str) -> Switches {
+        let modules = self.modules(domain);
+        Switches {
+            is_offline_on: modules.offline,
+            is_carbons_on: modules.carbons,
+            is_blocking_on: modules.blocking,
+        }
     }
 
     /// Certificates.
@@ -169,6 +190,8 @@ impl Live {
                 mechanisms: mechanisms.clone(),
                 extra_features: host.extra_features.clone().into_bytes(),
                 registration: host.registration,
+                is_sm_on: self.modules_of(host).sm,
+                is_csi_on: self.modules_of(host).csi,
             }))
         });
         hosts.collect()

@@ -229,6 +229,7 @@ impl Node {
         match record {
             Ok(record) => {
                 let mut user = Box::new(User::new(bare.clone(), record));
+                user.switch(self.live.load().switches(bare.domain()));
                 for job in jobs {
                     job(self, Ok(&mut user), &mut fx);
                     self.carry(&mut user, false, &mut fx);
@@ -257,12 +258,26 @@ impl Node {
     /// Enters the entity of an anonymous user.
     pub(crate) fn make_temporary(&self, bare: &Jid) {
         let hash = shard::hash(bare.as_str());
-        let user = Box::new(User::new(bare.clone(), Some(Default::default())));
+        let mut user = Box::new(User::new(bare.clone(), Some(Default::default())));
         let touch = Touch {
             at_s: self.now() / 1000,
             is_temporary: true,
         };
-        self.shards.lock(hash).insert(hash, Slot::Live(user, touch));
+        let mut shard = self.shards.lock(hash);
+        user.switch(self.live.load().switches(bare.domain()));
+        shard.insert(hash, Slot::Live(user, touch));
+    }
+
+    /// Puts a new configuration to use, for the entities in memory too. Those that are entered
+    /// meanwhile look at it under the lock that this takes after them.
+    pub(crate) fn apply(&self, live: Live) {
+        let live = Arc::new(live);
+        self.live.store(Arc::clone(&live));
+        for mut shard in self.shards.each() {
+            for user in shard.users() {
+                user.switch(live.switches(user.jid().domain()));
+            }
+        }
     }
 
     /// Carries out what must happen under the entity's lock; more rounds where a session turns out

@@ -1,5 +1,6 @@
 //! Whose a stanza is: a served domain's, an account's, a component's, or somebody's elsewhere.
 
+use crate::live::Live;
 use crate::node::{Busy, Node, Routes};
 use antiphon_net::gateway::Flow;
 use antiphon_net::session::Session;
@@ -121,9 +122,9 @@ impl Node {
         let is_set = stanza.type_str() == "set";
         let found = stanza.payload.children.first().and_then(|child| {
             if !is_set
-                && live.config.modules.ping
                 && &*child.ns == ns::PING
                 && &*child.name == "ping"
+                && answers_pings(&live, &stanza)
             {
                 return Some(Ok(()));
             }
@@ -334,7 +335,7 @@ impl Node {
                     child.and_then(|c| live.matches.find(Target::Account, is_set, &c.ns, &c.name));
                 match found {
                     // To a stranger the account looks like one that does not exist.
-                    _ if is_served && is_ping && is_seen && live.config.modules.ping => {
+                    _ if is_served && is_ping && is_seen && answers_pings(&live, &stanza) => {
                         fx.routes.push(stanza.result())
                     }
                     Some((handler, _)) if is_served => fx.local.push(Local::Ask {
@@ -351,6 +352,13 @@ impl Node {
             routes.extend(copy.error(&Busy.into()));
         }
     }
+}
+
+/// Whether pings are on for the domain that this IQ is for (XEP-0199).
+fn answers_pings(live: &Live, iq: &Stanza) -> bool {
+    iq.to
+        .as_ref()
+        .is_some_and(|to| live.modules(to.domain()).ping)
 }
 
 /// Whether a write will say when the stanza is handled.

@@ -141,6 +141,14 @@ impl Shard {
         }
     }
 
+    /// The entities that are there.
+    pub fn users(&mut self) -> impl Iterator<Item = &mut User> {
+        self.slots.iter_mut().filter_map(|slot| match slot {
+            Slot::Live(user, _) => Some(&mut **user),
+            Slot::Loading(..) => None,
+        })
+    }
+
     /// How many entities are in memory.
     #[must_use]
     pub fn len(&self) -> usize {

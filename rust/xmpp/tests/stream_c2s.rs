@@ -9,7 +9,7 @@
 mod stream_support;
 
 use antiphon_xmpp::sasl::Mechanism;
-use antiphon_xmpp::stream::c2s::{Channel, Config};
+use antiphon_xmpp::stream::c2s::{Channel, Config, HostConfig};
 use antiphon_xmpp::stream::{Framing, StreamCondition, StreamError};
 use antiphon_xmpp::{StanzaCondition, StanzaError};
 use std::sync::Arc;
@@ -959,6 +959,59 @@ fn resumption_that_is_turned_off_is_not_granted() {
         &peer.say("<enable xmlns='urn:xmpp:sm:3' resume='true'/>"),
         &["!SmEnable { resume: false,"],
     );
+}
+
+/// A stream whose domain has stream management and client states turned off.
+fn bare_host() -> Peer {
+    let host = HostConfig {
+        is_sm_on: false,
+        is_csi_on: false,
+        ..host("im.example.com")
+    };
+    let config = Config {
+        hosts: vec![Arc::new(host)],
+        ..config()
+    };
+    Peer::new(config, Framing::Tcp, tls())
+}
+
+#[test]
+fn stream_management_that_is_off_is_neither_offered_nor_granted() {
+    let mut peer = bare_host();
+    peer.say(HEADER);
+    peer.say(PLAIN);
+    let features = peer.say(HEADER);
+    assert!(features.contains("<bind"), "{features}");
+    assert!(!features.contains("urn:xmpp:sm:3"), "{features}");
+    for text in [
+        "<resume xmlns='urn:xmpp:sm:3' previd='known' h='0'/>",
+        "<enable xmlns='urn:xmpp:sm:3'/>",
+    ] {
+        assert_eq!(peer.say(text), failed("feature-not-implemented"), "{text}");
+    }
+    peer.say(BIND);
+    assert_eq!(
+        peer.say("<enable xmlns='urn:xmpp:sm:3' resume='true'/>"),
+        failed("feature-not-implemented")
+    );
+    for text in [
+        "<r xmlns='urn:xmpp:sm:3'/>",
+        "<a xmlns='urn:xmpp:sm:3' h='0'/>",
+    ] {
+        assert_eq!(peer.say(text), failed("unexpected-request"), "{text}");
+    }
+    assert_order(&peer.say("<message/>"), &["!Stanza(<message"]);
+}
+
+#[test]
+fn client_states_that_are_off_are_neither_offered_nor_heard() {
+    let mut peer = bare_host();
+    peer.say(HEADER);
+    peer.say(PLAIN);
+    assert!(!peer.say(HEADER).contains("urn:xmpp:csi:0"));
+    peer.say(BIND);
+    assert_eq!(peer.say("<inactive xmlns='urn:xmpp:csi:0'/>"), "");
+    assert_order(&peer.say("<message/>"), &["!Stanza(<message"]);
 }
 
 #[test]

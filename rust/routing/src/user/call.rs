@@ -14,6 +14,9 @@ impl User {
             }
             Call::Sessions => return Ok(CallAnswer::Sessions(self.summaries())),
             _ if !self.is_there => return Err(StanzaCondition::ItemNotFound.into()),
+            _ if self.is_off(&call) => {
+                return Err(StanzaCondition::ServiceUnavailable.into());
+            }
             _ => {}
         }
         match call {
@@ -48,6 +51,17 @@ impl User {
                 Ok(CallAnswer::Done)
             }
             Call::Exists | Call::MaySeePresence { .. } | Call::Sessions => Ok(CallAnswer::Done),
+        }
+    }
+
+    /// Whether a call is about something that is turned off.
+    fn is_off(&self, call: &Call) -> bool {
+        match call {
+            Call::BlockList { .. } | Call::Block { .. } | Call::Unblock { .. } => {
+                !self.switches.is_blocking_on
+            }
+            Call::Carbons { .. } => !self.switches.is_carbons_on,
+            _ => false,
         }
     }
 

@@ -182,7 +182,7 @@ impl User {
     /// Whether a message is from a blocked address, or is an invitation by one that a room passes
     /// on (XEP-0045 #invite-mediated).
     fn is_message_blocked(&self, stanza: &Stanza) -> bool {
-        if self.blocked.is_empty() {
+        if !self.has_blocked_any() {
             return false;
         }
         if stanza

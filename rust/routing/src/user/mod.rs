@@ -33,8 +33,6 @@ pub struct Policy {
     pub blocked_items: usize,
     /// Offline messages of one account.
     pub offline_messages: u64,
-    /// Whether offline messages are kept at all.
-    pub is_offline_on: bool,
     /// Addresses that one session may have sent directed presence to and not taken back.
     pub directed_presence: usize,
     /// Stored subscription requests of one account.
@@ -51,10 +49,32 @@ impl Default for Policy {
             roster_items: 2000,
             blocked_items: 1000,
             offline_messages: 1000,
-            is_offline_on: true,
             directed_presence: 1000,
             subscription_requests: 1000,
             domains: Vec::new(),
+        }
+    }
+}
+
+/// What is done for a user besides delivery; see [`User::switch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Switches {
+    /// Messages are kept for who is away (XEP-0160); off, they are answered.
+    pub is_offline_on: bool,
+    /// Messages are copied to the user's other sessions (XEP-0280).
+    pub is_carbons_on: bool,
+    /// Users can block others (XEP-0191); off, nobody is blocked and a list can be neither read nor
+    /// changed, but it is kept.
+    pub is_blocking_on: bool,
+}
+
+impl Default for Switches {
+    /// All on.
+    fn default() -> Self {
+        Self {
+            is_offline_on: true,
+            is_carbons_on: true,
+            is_blocking_on: true,
         }
     }
 }
@@ -224,6 +244,7 @@ pub struct User {
     /// By address.
     requests: Vec<Request>,
     blocked: BlockList,
+    switches: Switches,
     backlog: Backlog,
     last_seen_ms: u64,
     last_status: Box<str>,
@@ -249,6 +270,7 @@ impl User {
             roster: Roster::new(record.roster, record.roster_version),
             requests,
             blocked: BlockList::new(record.blocked),
+            switches: Switches::default(),
             backlog: Backlog::new(record.offline),
             last_seen_ms: record.last_seen_ms,
             last_status: record.last_status.into(),
@@ -266,6 +288,17 @@ impl User {
     #[must_use]
     pub fn exists(&self) -> bool {
         self.is_there
+    }
+
+    /// Turns features on and off; all are on at first. A session that had carbons has none any more
+    /// once they are off, and has to ask for them again.
+    pub fn switch(&mut self, switches: Switches) {
+        self.switches = switches;
+        if !switches.is_carbons_on {
+            for session in &mut self.sessions {
+                session.carbons_since_ms = u64::MAX;
+            }
+        }
     }
 
     /// Whether nothing would be lost by forgetting it: no sessions, nothing pending.
@@ -477,10 +510,15 @@ impl User {
     /// (the note at XEP-0191 #privacy) nor the server's.
     #[must_use]
     pub fn is_blocked(&self, by: &Jid) -> bool {
-        !self.blocked.is_empty()
+        self.has_blocked_any()
             && by.bare_str() != self.jid.as_str()
             && by.as_str() != self.jid.domain()
             && self.blocked.matches(by)
+    }
+
+    /// Whether there is a block list to look at.
+    fn has_blocked_any(&self) -> bool {
+        self.switches.is_blocking_on && !self.blocked.is_empty()
     }
 
     /// Whether this address may see the user's presence: the user himself, or a subscribed contact.

@@ -180,7 +180,7 @@ impl User {
         let has_room = limit == 0 || self.backlog.stored < limit;
         match worth(stanza) {
             Worth::Drop => return Kept::Dropped,
-            Worth::Store if self.is_there && t.policy.is_offline_on && has_room => {}
+            Worth::Store if self.is_there && self.switches.is_offline_on && has_room => {}
             Worth::Store | Worth::Refuse => {
                 bounce(stanza, StanzaCondition::ServiceUnavailable, t);
                 return Kept::Bounced;

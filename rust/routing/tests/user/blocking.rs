@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use antiphon_routing::store::Write;
-use antiphon_routing::user::{Call, CallAnswer};
+use antiphon_routing::user::{Call, CallAnswer, Switches};
 use antiphon_xmpp::StanzaCondition;
 
 const FULL: &str = "romeo@montague.example/orchard";
@@ -194,6 +194,35 @@ fn the_list_is_pushed_to_those_who_asked_for_it() {
     assert_eq!(unblock.elements().count(), 0);
     assert!(matches!(&out.writes[0], Write::BlockRemove { jids, .. } if jids.is_empty()));
     assert!(!world.user.is_blocked(&jid("y.example")));
+}
+
+#[test]
+fn blocking_that_is_turned_off_blocks_nobody_and_keeps_the_list() {
+    let mut world = World::with_sessions(record(&[]), &[Some(0)]);
+    world.block(&["a@x.example"]);
+    let text = message("a@x.example/1", ME, "chat", "<body>x</body>");
+    assert!(world.receive(text.clone()).delivered.is_empty());
+    world.user.switch(Switches {
+        is_blocking_on: false,
+        ..Switches::default()
+    });
+    assert!(!world.user.is_blocked(&jid("a@x.example")));
+    assert_eq!(world.receive(text.clone()).sessions(), [1]);
+    let out = world.send(1, "<message to='a@x.example'/>");
+    assert_eq!(out.routes.len(), 1);
+    let jids = vec![jid("a@x.example")];
+    for call in [
+        Call::BlockList { session: id(1) },
+        Call::Block { jids: jids.clone() },
+        Call::Unblock { jids },
+    ] {
+        let (answer, out) = world.call(call);
+        let condition = answer.unwrap_err().condition;
+        assert_eq!(condition, StanzaCondition::ServiceUnavailable);
+        assert!(out.is_empty());
+    }
+    world.user.switch(Switches::default());
+    assert!(world.receive(text).delivered.is_empty());
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use crate::support::*;
 use antiphon_routing::store::UserRecord;
-use antiphon_routing::user::Call;
-use antiphon_xmpp::{Element, Stanza};
+use antiphon_routing::user::{Call, Switches};
+use antiphon_xmpp::{Element, Stanza, StanzaCondition};
 
 const ROMEO: &str = "romeo@montague.example/orchard";
 const BODY: &str = "<body>hi</body>";
@@ -250,10 +250,32 @@ fn a_blocked_or_bounced_message_is_not_copied() {
 
     let mut world = World::with_sessions(UserRecord::default(), &[None]);
     world.carbons(1);
-    world.policy.is_offline_on = false;
+    world.without_offline();
     let out = world.receive(message(ROMEO, ME, "chat", BODY));
     assert!(out.delivered.is_empty());
     assert_eq!(condition(&out.routes[0]), "service-unavailable");
+}
+
+#[test]
+fn carbons_that_are_turned_off_are_neither_made_nor_enabled() {
+    let mut world = four();
+    world.user.switch(Switches {
+        is_carbons_on: false,
+        ..Switches::default()
+    });
+    let text = message(ROMEO, &format!("{ME}/r1"), "chat", BODY);
+    assert_eq!(world.receive(text.clone()).sessions(), [1]);
+    let (answer, _) = world.call(Call::Carbons {
+        session: id(2),
+        enabled: true,
+    });
+    let condition = answer.unwrap_err().condition;
+    assert_eq!(condition, StanzaCondition::ServiceUnavailable);
+    // Turned on again they wait to be asked for: the session may not know that they were off.
+    world.user.switch(Switches::default());
+    assert_eq!(world.receive(text.clone()).sessions(), [1]);
+    world.carbons(2);
+    assert_eq!(world.receive(text).sessions(), [2, 1]);
 }
 
 #[test]

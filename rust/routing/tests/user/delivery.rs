@@ -114,7 +114,7 @@ fn a_missing_account_answers_as_one_that_keeps_nothing() {
                 "{to} {type_}"
             );
             let mut idle = World::with_sessions(UserRecord::default(), &[]);
-            idle.policy.is_offline_on = false;
+            idle.without_offline();
             assert_eq!(outcome(&mut idle, &to, type_), expected, "{to} {type_}");
         }
         assert_eq!(outcome(&mut World::missing(), &to, "error"), "S");

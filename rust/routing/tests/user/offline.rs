@@ -97,7 +97,7 @@ fn a_full_store_and_one_that_is_off_answer_the_sender() {
     assert_eq!(condition(&out.routes[0]), "service-unavailable");
     world.policy.offline_messages = 0;
     assert_eq!(world.receive(chat("3")).writes.len(), 1, "0: no limit");
-    world.policy.is_offline_on = false;
+    world.without_offline();
     assert_eq!(
         condition(&world.receive(chat("4")).routes[0]),
         "service-unavailable"

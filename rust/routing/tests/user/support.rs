@@ -3,7 +3,7 @@
 use antiphon_routing::effect::{Effects, Local, Origin};
 use antiphon_routing::session::SessionId;
 use antiphon_routing::store::{OfflineRecord, RosterItem, Subscription, UserRecord, Write};
-use antiphon_routing::user::{Call, CallAnswer, Policy, User};
+use antiphon_routing::user::{Call, CallAnswer, Policy, Switches, User};
 use antiphon_xmpp::stream::StreamCondition;
 use antiphon_xmpp::{Jid, Stanza, StanzaError};
 
@@ -223,6 +223,14 @@ impl World {
         }
         world.now_ms += 1_000;
         world
+    }
+
+    /// Turns offline messages off.
+    pub fn without_offline(&mut self) {
+        self.user.switch(Switches {
+            is_offline_on: false,
+            ..Switches::default()
+        });
     }
 
     fn turn(&mut self, f: impl FnOnce(&mut User, u64, &Policy, &mut Effects)) -> Out {

@@ -42,6 +42,8 @@ pub fn host(domain: &str) -> HostConfig {
         ],
         extra_features: b"<c xmlns='http://jabber.org/protocol/caps' ver='x'/>".to_vec(),
         registration: false,
+        is_sm_on: true,
+        is_csi_on: true,
     }
 }
 

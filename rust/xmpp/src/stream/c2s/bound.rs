@@ -164,7 +164,12 @@ impl Stream {
     }
 
     pub(super) fn on_sm(&mut self, element: &Element, out: &mut Outgoing) -> Option<Action> {
+        let is_offered = self.offers(|host| host.is_sm_on);
         match &*element.name {
+            // What XEP-0198 #resumption says to one who does not support it.
+            "enable" | "resume" if !is_offered && self.account.is_some() => {
+                sm_failed(StanzaCondition::FeatureNotImplemented.into(), out)
+            }
             "enable" => self.on_sm_enable(element, out),
             "resume" => self.on_sm_resume(element, out),
             "r" | "a" if !self.is_sm_on => {
@@ -265,10 +270,12 @@ impl Stream {
     }
 
     /// XEP-0352 #protocol. Before there is a session it says nothing: every session begins active.
+    /// Where it is off it says nothing either: it is only a hint, and worth no client's stream.
     pub(super) fn on_csi(&mut self, element: &Element, out: &mut Outgoing) -> Option<Action> {
+        let is_heard = self.phase == Phase::Bound && self.offers(|host| host.is_csi_on);
         match (&*element.name, self.phase) {
-            ("active" | "inactive", Phase::Bound) => Some(Action::Csi(element.name == "active")),
-            ("active" | "inactive", Phase::Bind) => None,
+            ("active" | "inactive", _) if is_heard => Some(Action::Csi(element.name == "active")),
+            ("active" | "inactive", Phase::Bind | Phase::Bound) => None,
             ("active" | "inactive", _) => self.fail(StreamCondition::NotAuthorized, out),
             _ => self.fail(StreamCondition::UnsupportedStanzaType, out),
         }

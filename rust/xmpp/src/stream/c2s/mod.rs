@@ -28,6 +28,10 @@ pub struct HostConfig {
     /// Whether accounts may be made in-band: announces `http://jabber.org/features/iq-register`
     /// and lets IQs in `jabber:iq:register` through before login (XEP-0077).
     pub registration: bool,
+    /// Whether stream management is offered (XEP-0198).
+    pub is_sm_on: bool,
+    /// Whether client state indication is offered (XEP-0352).
+    pub is_csi_on: bool,
 }
 
 /// What the listener and the limits say about a stream.

@@ -198,16 +198,27 @@ impl Stream {
         // The session of RFC 3921 asks for nothing any more; old clients look for it.
         bytes.extend_from_slice(
             b"<bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><required/></bind>\
-              <session xmlns='urn:ietf:params:xml:ns:xmpp-session'><optional/></session>\
-              <sm xmlns='urn:xmpp:sm:3'/>\
-              <csi xmlns='urn:xmpp:csi:0'/>\
-              <ver xmlns='urn:xmpp:features:rosterver'/>\
+              <session xmlns='urn:ietf:params:xml:ns:xmpp-session'><optional/></session>",
+        );
+        if self.offers(|host| host.is_sm_on) {
+            bytes.extend_from_slice(b"<sm xmlns='urn:xmpp:sm:3'/>");
+        }
+        if self.offers(|host| host.is_csi_on) {
+            bytes.extend_from_slice(b"<csi xmlns='urn:xmpp:csi:0'/>");
+        }
+        bytes.extend_from_slice(
+            b"<ver xmlns='urn:xmpp:features:rosterver'/>\
               <sub xmlns='urn:xmpp:features:pre-approval'/>",
         );
         self.write_limits(self.config.limits.stanza_bytes, bytes);
         if let Some(host) = &self.host {
             bytes.extend_from_slice(&host.extra_features);
         }
+    }
+
+    /// Whether the domain of this stream has something turned on.
+    pub(super) fn offers(&self, is_on: impl FnOnce(&HostConfig) -> bool) -> bool {
+        self.host.as_deref().is_some_and(is_on)
     }
 
     /// XEP-0478 #server-advertises.
@@ -233,7 +244,7 @@ impl Stream {
     /// Whether an account may be made on this stream, which needs the same protection as login.
     pub(super) fn is_registration_offered(&self) -> bool {
         (self.channel.secure || self.config.allow_plaintext)
-            && self.host.as_ref().is_some_and(|host| host.registration)
+            && self.offers(|host| host.registration)
     }
 
     /// Never inside TLS, so never with direct TLS (XEP-0368), nor on WebSocket (RFC 7395 §3.9).
