@@ -96,6 +96,7 @@ impl Report {
             json!(round(count as f64 / window.seconds.max(1e-9))),
         );
         self.set("server_cpu_s", json!(round(window.server.total_s)));
+        self.set("server_cpu_coarse_s", json!(round(window.server.coarse_s)));
         self.set("server_user_share", json!(round(window.server.user_share)));
         self.set("server_ms_per_1000", per(window.server.total_s, 1e6));
         self.set("generator_cpu_s", json!(round(window.generator.total_s)));

@@ -49,7 +49,15 @@ pub trait Handler {
     }
 }
 
+/// One connection that had this number: a handler may drop it and open another at once.
+#[derive(Clone, Copy)]
+struct Key {
+    id: usize,
+    serial: usize,
+}
+
 struct Link {
+    serial: usize,
     socket: TcpStream,
     tls: Option<Box<ClientConnection>>,
     is_connected: bool,
@@ -150,6 +158,7 @@ impl Pool {
             self.links.resize_with(id + 1, || None);
         }
         self.links[id] = Some(Link {
+            serial: self.opened,
             socket,
             tls,
             is_connected: false,
@@ -254,12 +263,16 @@ impl Pool {
                 continue;
             }
             let id = event.token().0;
+            let Some(serial) = self.link(id).map(|link| link.serial) else {
+                continue;
+            };
+            let key = Key { id, serial };
             if event.is_writable() {
-                self.on_writable(id, handler)?;
+                self.on_writable(key, handler)?;
             }
             if event.is_readable() || event.is_read_closed() || event.is_error() {
                 let is_last = event.is_read_closed() || event.is_error();
-                self.on_readable(id, is_last, handler)?;
+                self.on_readable(key, is_last, handler)?;
             }
         }
         self.flush(handler)
@@ -269,55 +282,59 @@ impl Pool {
         self.links.get_mut(id)?.as_mut()
     }
 
-    fn on_writable<H: Handler>(&mut self, id: usize, handler: &mut H) -> Result<(), Failure> {
-        let Some(link) = self.link(id) else {
+    fn on_writable<H: Handler>(&mut self, key: Key, handler: &mut H) -> Result<(), Failure> {
+        let Some(link) = self.at(key) else {
             return Ok(());
         };
         let has_rest = !link.out.is_empty() || link.tls.as_ref().is_some_and(|t| t.wants_write());
         if link.is_connected {
             if has_rest {
-                self.say(id);
+                self.say(key.id);
             }
             return Ok(());
         }
         if link.socket.take_error()?.is_some() || link.socket.peer_addr().is_err() {
-            return self.closed(id, handler);
+            return self.closed(key, handler);
         }
         link.is_connected = true;
-        handler.on(self, id, Event::Connected)
+        handler.on(self, key.id, Event::Connected)
     }
 
-    fn closed<H: Handler>(&mut self, id: usize, handler: &mut H) -> Result<(), Failure> {
-        if self.link(id).is_none() {
+    fn at(&mut self, key: Key) -> Option<&mut Link> {
+        self.link(key.id).filter(|link| link.serial == key.serial)
+    }
+
+    fn closed<H: Handler>(&mut self, key: Key, handler: &mut H) -> Result<(), Failure> {
+        if self.at(key).is_none() {
             return Ok(());
         }
-        self.cut(id);
-        handler.on(self, id, Event::Closed)
+        self.cut(key.id);
+        handler.on(self, key.id, Event::Closed)
     }
 
     /// Edge-triggered: reads until the socket is empty, which a short read says too.
     fn on_readable<H: Handler>(
         &mut self,
-        id: usize,
+        key: Key,
         is_last: bool,
         handler: &mut H,
     ) -> Result<(), Failure> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let result = loop {
-            let Some(link) = self.link(id) else {
+            let Some(link) = self.at(key) else {
                 break Ok(());
             };
             match link.socket.read(&mut scratch) {
-                Ok(0) => break self.closed(id, handler),
+                Ok(0) => break self.closed(key, handler),
                 Ok(size) => {
-                    let done = self.received(id, &scratch[..size], handler);
+                    let done = self.received(key, &scratch[..size], handler);
                     if done.is_err() || (size < scratch.len() && !is_last) {
                         break done;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => break self.closed(id, handler),
+                Err(_) => break self.closed(key, handler),
             }
         };
         self.scratch = scratch;
@@ -326,18 +343,18 @@ impl Pool {
 
     fn received<H: Handler>(
         &mut self,
-        id: usize,
+        key: Key,
         bytes: &[u8],
         handler: &mut H,
     ) -> Result<(), Failure> {
-        if self.link(id).is_none_or(|link| link.tls.is_none()) {
-            return self.framed(id, bytes, handler);
+        if self.at(key).is_none_or(|link| link.tls.is_none()) {
+            return self.framed(key, bytes, handler);
         }
         let mut clear = std::mem::take(&mut self.clear);
         let mut rest = bytes;
         let mut result = Ok(());
         while !rest.is_empty() && result.is_ok() {
-            let Some(tls) = self.link(id).and_then(|link| link.tls.as_mut()) else {
+            let Some(tls) = self.at(key).and_then(|link| link.tls.as_mut()) else {
                 break;
             };
             tls.read_tls(&mut rest)?;
@@ -347,18 +364,18 @@ impl Pool {
             let (mut wanted, is_closing) =
                 (state.plaintext_bytes_to_read(), state.peer_has_closed());
             if tls.wants_write() {
-                self.say(id);
+                self.say(key.id);
             }
             while wanted > 0 && result.is_ok() {
-                let Some(tls) = self.link(id).and_then(|link| link.tls.as_mut()) else {
+                let Some(tls) = self.at(key).and_then(|link| link.tls.as_mut()) else {
                     break;
                 };
                 let size = tls.reader().read(&mut clear)?;
                 wanted = wanted.saturating_sub(size);
-                result = self.framed(id, &clear[..size], handler);
+                result = self.framed(key, &clear[..size], handler);
             }
             if is_closing && result.is_ok() {
-                result = self.closed(id, handler);
+                result = self.closed(key, handler);
             }
         }
         self.clear = clear;
@@ -367,11 +384,11 @@ impl Pool {
 
     fn framed<H: Handler>(
         &mut self,
-        id: usize,
+        key: Key,
         bytes: &[u8],
         handler: &mut H,
     ) -> Result<(), Failure> {
-        let Some(link) = self.link(id) else {
+        let Some(link) = self.at(key) else {
             return Ok(());
         };
         let mut kept = std::mem::take(&mut link.rest);
@@ -383,7 +400,7 @@ impl Pool {
         };
         let mut at = 0;
         loop {
-            let Some(link) = self.link(id) else {
+            let Some(link) = self.at(key) else {
                 return Ok(());
             };
             match frame::next(&all[at..], link.is_open) {
@@ -395,12 +412,12 @@ impl Pool {
                 }
                 Frame::End(size) => {
                     at += size;
-                    handler.on(self, id, Event::End)?;
+                    handler.on(self, key.id, Event::End)?;
                 }
                 Frame::Stanza(size) => {
                     let stanza = &all[at..at + size];
                     at += size;
-                    handler.on(self, id, Event::Stanza(stanza))?;
+                    handler.on(self, key.id, Event::Stanza(stanza))?;
                 }
             }
         }
@@ -410,7 +427,7 @@ impl Pool {
         }
         if !rest.is_empty() {
             let rest = rest.to_vec();
-            if let Some(link) = self.link(id) {
+            if let Some(link) = self.at(key) {
                 link.rest = rest;
             }
         }
@@ -423,8 +440,12 @@ impl Pool {
                 continue;
             };
             link.is_dirty = false;
+            let key = Key {
+                id,
+                serial: link.serial,
+            };
             if link.is_connected && link.write().is_err() {
-                self.closed(id, handler)?;
+                self.closed(key, handler)?;
             }
         }
         Ok(())

@@ -22,6 +22,8 @@ pub struct Cpu {
 pub struct Spent {
     /// User and system together, the best clock there is.
     pub total_s: f64,
+    /// The same by the clock of 10 ms, to compare.
+    pub coarse_s: f64,
     /// The share of it in user mode, 0 to 1, by the coarse clock.
     pub user_share: f64,
     /// The whole machine.
@@ -70,6 +72,7 @@ impl Cpu {
         };
         Spent {
             total_s,
+            coarse_s: coarse,
             user_share: if coarse > 0.0 { user / coarse } else { 0.0 },
             machine_s: self.machine_s - earlier.machine_s,
         }
