@@ -37,6 +37,8 @@ class CoreHost(Struct, frozen=True, kw_only=True):
     extra_features: str = ""
     """Self-contained XML put into the stream features after login."""
     registration: bool = False
+    modules: dict[str, bool] | None = None
+    """`modules` of the document where this domain differs; all of CORE_MODULES."""
 
 
 class CoreListener(Struct, frozen=True, kw_only=True):

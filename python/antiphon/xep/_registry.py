@@ -114,12 +114,11 @@ class Assembly:
     @property
     def core_modules(self) -> dict[str, bool]:
         """`modules` of the core's configuration: on if on for any host."""
-        on = {
-            feature.core
-            for feature in self._features
-            for ctx in self.contexts.values()
-            if feature.name in ctx.host.enabled
-        }
+        hosts = [self._modules(ctx) for ctx in self.contexts.values()]
+        return {module: any(host[module] for host in hosts) for module in CORE_MODULES}
+
+    def _modules(self, ctx: Context) -> dict[str, bool]:
+        on = {feature.core for feature in self._features if feature.name in ctx.host.enabled}
         return {module: module in on for module in CORE_MODULES}
 
     @property
@@ -132,6 +131,7 @@ class Assembly:
                 key=ctx.host.config.key,
                 extra_features=self.extra_features(ctx.host.domain),
                 registration="register" in ctx.host.enabled,
+                modules=self._modules(ctx) if self._modules(ctx) != self.core_modules else None,
             )
             for ctx in self.contexts.values()
         )

@@ -21,7 +21,7 @@ def test_the_core_gets_every_key_it_knows_and_no_other(tmp_path: Path) -> None:
     assert document["node_name"] == "a"
     assert document["hosts"] == [
         {"domain": "localhost", "certificate": "c", "key": "k", "extra_features": "<c/>",
-         "registration": False}
+         "registration": False, "modules": None}
     ]  # fmt: skip
     assert document["handlers"][0] == {
         "target": "host", "is_set": False, "ns": "jabber:iq:last", "name": "query",

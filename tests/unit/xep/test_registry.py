@@ -106,6 +106,9 @@ def test_a_switch_of_the_core_is_off_only_when_off_everywhere() -> None:
     config = msgspec.structs.replace(config, domain={"b.example": off})
     somewhere = registry().assemble(config)
     assert somewhere.core_modules["carbons"]
+    of_a, of_b = (host.modules for host in somewhere.core_hosts)
+    assert of_a is None
+    assert of_b == {**somewhere.core_modules, "carbons": False}
     assert ns.CARBONS not in somewhere.contexts["b.example"].host.features
     assert ns.CARBONS in somewhere.contexts["a.example"].host.features
 
