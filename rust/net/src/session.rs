@@ -301,6 +301,23 @@ impl Session {
             && self.state.lock().out.len().saturating_add(unsent) > self.limits.outgoing_bytes / 2
     }
 
+    /// Stanzas and their bytes that may be added at once now, however fast they come: a quarter of
+    /// what the client may owe. `None`: half of that waits already.
+    #[must_use]
+    pub fn room(&self) -> Option<(usize, usize)> {
+        let state = self.state.lock();
+        let bytes = self.limits.outgoing_bytes;
+        let unsent = self.unsent.load(Ordering::Relaxed);
+        let mut is_crowded = state.out.len().saturating_add(unsent) > bytes / 2;
+        let mut stanzas = usize::MAX;
+        if let Some(sm) = &state.sm {
+            stanzas = self.limits.unacked.stanzas;
+            is_crowded |= sm.sent.len() > stanzas / 2;
+            is_crowded |= sm.sent.bytes() > self.limits.unacked.bytes / 2;
+        }
+        (!is_crowded).then_some(((stanzas / 4).max(1), bytes / 4))
+    }
+
     /// As [`Session::take`] for a connection that cannot write: the bytes stay here, in their
     /// bound.
     pub fn look(&self, generation: u64, waker: &Waker) -> Taken {

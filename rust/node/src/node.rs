@@ -17,7 +17,7 @@ use antiphon_net::session::{Session, Undelivered};
 use antiphon_routing::SessionId;
 use antiphon_routing::effect::{Effects, Local, Origin};
 use antiphon_routing::home::Locator;
-use antiphon_routing::store::{Store, StoreError, Write};
+use antiphon_routing::store::{OfflineRecord, Store, StoreError, Write};
 use antiphon_routing::user::User;
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
@@ -29,9 +29,11 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 
+/// Between two looks whether a session has room for more of them, ms: first and longest.
+const ROOM_MS: (u64, u64) = (10, 500);
 /// Records of one read of offline messages.
 const OFFLINE_PAGE: usize = 100;
 
@@ -401,18 +403,30 @@ impl Node {
     }
 
     /// Reads a page. The session's later stanzas wait, so that the messages come before whatever it
-    /// asks next (RFC 6120 §10.1).
+    /// asks next (RFC 6120 §10.1). A client that is behind gets them at its own pace.
     fn read_offline(self: &Arc<Self>, owner: Jid, session: SessionId, after: u64) {
         if let Some(session) = self.sessions.get(session) {
             session.hold();
         }
         let node = Arc::clone(self);
-        let reading = self.store.offline(&owner, after, OFFLINE_PAGE);
         self.runtime.spawn(async move {
-            let records = reading.await.unwrap_or_else(|error| {
+            let Some((count, bytes)) = node.room(session).await else {
+                return;
+            };
+            let reading = node.store.offline(&owner, after, count.min(OFFLINE_PAGE));
+            let mut records = reading.await.unwrap_or_else(|error| {
                 node.log_store_error("offline messages not read", &error);
                 Vec::new()
             });
+            let mut left = bytes;
+            let fits = |record: &OfflineRecord| {
+                let fits = left > 0;
+                left = left.saturating_sub(record.stanza.len());
+                fits
+            };
+            // At least one, or there would be no end.
+            let page = records.iter().map(fits).take_while(|fits| *fits).count();
+            records.truncate(page.max(1));
             let has_more = Arc::new(AtomicBool::new(false));
             let is_asked = Arc::clone(&has_more);
             let job =
@@ -432,6 +446,22 @@ impl Node {
                 node.release(session);
             }
         });
+    }
+
+    /// Waits until a session has room; see [`Session::room`]. `None`: it is over.
+    async fn room(&self, id: SessionId) -> Option<(usize, usize)> {
+        let mut pause_ms = ROOM_MS.0;
+        loop {
+            let session = self.sessions.get(id)?;
+            if let Some(room) = session.room() {
+                return Some(room);
+            }
+            // What makes room are its acknowledgements.
+            session.release();
+            drop(session);
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            pause_ms = ROOM_MS.1.min(pause_ms * 2);
+        }
     }
 
     fn release(&self, session: SessionId) {
