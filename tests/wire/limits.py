@@ -1,0 +1,705 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every limit of `[limits]`: what reaches it is answered as its RFC or XEP says, and alone.
+
+Each test configures a limit low, runs into it, and looks that others go on and that the one who
+ran into it can come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from support import ns
+from support.antiphon import Antiphon
+from support.client import Client, SaslFailed, StreamClosed
+from support.component import Component
+from support.play import Clients
+from support.sasl import Scram, plain
+from support.server import Server
+from support.transport import TcpTransport
+from support.xml import E, Element, message, presence
+
+pytestmark = pytest.mark.ours("the limits are ours")
+
+SIZES = {
+    "stanza_bytes": 12_000,
+    "stanza_bytes_before_login": 4_000,
+    "stanza_depth": 8,
+    "stanza_elements": 50,
+    "stanza_attributes": 10,
+}
+COUNTS = {
+    "auth_attempts": 2,
+    "sessions_per_user": 2,
+    "roster_items": 3,
+    "blocked_items": 3,
+    "offline_messages": 3,
+    "sm_queue_stanzas": 10,
+    "sm_resume_seconds": 1,
+    "registrations_per_hour": 2,
+    "http_body_bytes": 1_000,
+}
+TIMES = {"login_seconds": 2, "idle_seconds": 1}
+RATES = {
+    "stanzas_per_second": 100,
+    "burst_stanzas": 10,
+    "bytes_per_second": 20_000,
+    "burst_bytes": 20_000,
+}
+OUTGOING = 200_000
+
+sizes = pytest.mark.settings(limits=SIZES)
+counts = pytest.mark.settings(limits=COUNTS, modules_register={"enabled": True})
+times = pytest.mark.settings(limits=TIMES)
+rates = pytest.mark.settings(limits=RATES)
+slow_readers = pytest.mark.settings(limits={"outgoing_bytes": OUTGOING})
+
+
+def metrics(server: Server) -> dict[str, float]:
+    """The node's metrics, by name with labels."""
+    url = f"http://{server.address}:{server.ports.http}/metrics"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+async def until(test: object, what: str, timeout_s: float = 10) -> None:
+    """Waits until `test()` holds."""
+    assert callable(test)
+    deadline = time.monotonic() + timeout_s
+    while not test():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        await asyncio.sleep(0.05)
+
+
+@pytest_asyncio.fixture
+async def bystanders(clients: Clients) -> AsyncIterator[tuple[Client, Client]]:
+    """Two clients who must be able to talk before and after."""
+    pair = await clients.online(), await clients.online()
+    await chat(*pair)
+    yield pair
+    await chat(*pair)
+
+
+async def chat(a: Client, b: Client) -> None:
+    """A message there and back."""
+    for one, other in ((a, b), (b, a)):
+        one.send(message(other.jid, "still here", type="chat"))
+        assert (await other.expect("message", type="chat")).body == "still here"
+
+
+async def refused(client: Client, condition: str) -> Client:
+    """The client's stream ends with that error, and its connection too."""
+    await client.expect_stream_error(condition)
+    await client.expect_eof()
+    return client
+
+
+# -- sizes of a stanza (RFC 6120 §4.9.3.14, §13.12; XEP-0478) ------------------------
+
+
+def nested(levels: int) -> str:
+    return "<a xmlns='urn:test'>" + "<a>" * (levels - 1) + "</a>" * levels
+
+
+TOO_BIG = {
+    "bytes": "<message><body>" + "x" * 12_000 + "</body></message>",
+    "bytes in an attribute": f"<message id='{'x' * 12_000}'/>",
+    "bytes that never end": "<message><body>" + "x" * 30_000,
+    "depth": f"<message>{nested(9)}</message>",
+    "elements": "<message>" + "<a xmlns='urn:test'/>" * 50 + "</message>",
+    "attributes": "<message " + " ".join(f"a{i}='1'" for i in range(11)) + "/>",
+}
+
+
+@sizes
+@pytest.mark.parametrize("kind", ["starttls", "ws"])
+@pytest.mark.parametrize("xml", TOO_BIG.values(), ids=TOO_BIG)
+async def test_a_stanza_beyond_a_limit_ends_its_stream_alone(
+    clients: Clients, bystanders: tuple[Client, Client], kind: str, xml: str
+) -> None:
+    client = await clients.bound(kind="wss" if kind == "ws" else kind)
+    client.send_raw(xml.replace("<message", f"<message xmlns='{ns.CLIENT}'", 1))
+    if kind == "ws" and len(xml) > 12_000:
+        # one WebSocket message of that size is refused before its XML is looked at
+        await client.expect_eof()
+    else:
+        await refused(client, "policy-violation")
+    again = await clients.bound(client)
+    await again.sync()
+
+
+@sizes
+async def test_a_stanza_at_the_limits_is_taken(clients: Clients, server: Server) -> None:
+    client = await clients.online()
+    for payload in (
+        nested(8),
+        "<a xmlns='urn:test'>" + "<b/>" * 48 + "</a>",
+        "<a xmlns='urn:test' " + " ".join(f"a{i}='1'" for i in range(9)) + "/>",
+    ):
+        client.send_raw(f"<message to='{client.jid}' type='chat'>{payload}</message>")
+        await client.expect("message")
+
+
+@sizes
+@pytest.mark.parametrize("stage", ["before TLS", "before login"])
+async def test_before_login_the_limit_is_lower(
+    clients: Clients, bystanders: tuple[Client, Client], stage: str
+) -> None:
+    # RFC 6120 §13.12: nobody who is not known may take much
+    if stage == "before TLS":
+        client = clients.raw()
+        await client.connect()
+        await client.open_stream()
+    else:
+        client = await clients.stream()
+    client.send_raw(f"<auth xmlns='{ns.SASL}' mechanism='PLAIN'>{'x' * 4_100}</auth>")
+    await refused(client, "policy-violation")
+
+
+@sizes
+async def test_the_header_counts_too(clients: Clients) -> None:
+    client = clients.raw()
+    await client.connect()
+    client.open_header(to="x" * 4_100)
+    await refused(client, "policy-violation")
+
+
+@sizes
+async def test_sizes_are_announced(clients: Clients) -> None:
+    # XEP-0478 #announcing
+    client = await clients.stream()
+    assert client.features.at(("limits", ns.STREAM_LIMITS), "max-bytes").text == "4000"
+    await client.authenticate()
+    limits = client.features.at(("limits", ns.STREAM_LIMITS))
+    assert limits.at("max-bytes").text == "12000"
+    assert limits.at("idle-seconds").text == "600"
+
+
+# -- connections of an address -------------------------------------------------------
+
+
+@pytest.mark.settings(limits={"connections_per_address": 4})
+async def test_more_connections_than_an_address_may_have_are_refused(
+    clients: Clients, server: Server
+) -> None:
+    kept = [clients.raw() for _ in range(4)]
+    for client in kept:
+        await client.connect()
+        await client.open_stream()
+    extra = clients.raw()
+    await extra.connect()
+    extra.open_header()
+    await refused(extra, "policy-violation")
+    for port in (server.ports.direct, server.ports.http, server.ports.component):
+        reader, writer = await asyncio.open_connection(server.address, port)
+        assert await reader.read() == b"", "refused without a word"
+        writer.close()
+    # another address is another's
+    reader, writer = await asyncio.open_connection(
+        server.address, server.ports.c2s, local_addr=("127.0.0.9", 0)
+    )
+    writer.write(kept[0].log and b"<stream:stream xmlns='jabber:client' xmlns:stream='" + (
+        ns.STREAM.encode() + b"' to='" + server.domain.encode() + b"' version='1.0'>"
+    ))
+    assert b"features" in await asyncio.wait_for(reader.readuntil(b"</stream:features>"), 5)
+    writer.close()
+    for client in kept:
+        client.abort()
+
+    async def has_room() -> bool:
+        again = clients.raw()
+        try:
+            await again.connect()
+            await again.open_stream()
+        except (AssertionError, OSError):
+            return False
+        return True
+
+    for _ in range(100):
+        if await has_room():
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("closed connections made no room")
+
+
+# -- times ---------------------------------------------------------------------------
+
+
+@times
+@pytest.mark.parametrize("stage", ["silent", "header", "tls", "authenticated", "ws"])
+async def test_who_takes_too_long_to_log_in_is_put_out(clients: Clients, stage: str) -> None:
+    # requirements 1: nobody holds a connection without a name for long
+    client = clients.raw("wss" if stage == "ws" else "starttls", account=clients.server.account())
+    await client.connect()
+    if stage == "tls":
+        await client.open_stream()
+        client.send(E("starttls", ns.TLS))
+        await client.expect("proceed")  # and then no handshake
+        await client.expect_eof(timeout_s=12)
+        return
+    if stage in ("header", "ws"):
+        await client.open_stream()
+    elif stage == "authenticated":
+        await client.open_stream()
+        await client.starttls()
+        await client.authenticate()
+    await client.expect_stream_error("connection-timeout", timeout_s=12)
+    await client.expect_eof()
+
+
+@times
+async def test_a_direct_tls_handshake_that_never_comes_is_ended(server: Server) -> None:
+    reader, writer = await asyncio.open_connection(server.address, server.ports.direct)
+    assert await asyncio.wait_for(reader.read(), 12) == b""
+    writer.close()
+
+
+@times
+async def test_a_silent_client_is_asked_and_then_ended(clients: Clients) -> None:
+    # RFC 6120 §4.6.3.2, XEP-0199 #s2c
+    client = await clients.bound()
+    limits = client.features.at(("limits", ns.STREAM_LIMITS))
+    assert limits.at("idle-seconds").text == "1"
+    asked = await client.expect("iq", type="get", timeout_s=10)
+    assert asked.child("ping", ns.PING) is not None
+    await client.expect_stream_error("connection-timeout", timeout_s=10)
+    await (await clients.bound(client)).sync()
+
+
+@times
+async def test_who_answers_the_ping_stays(clients: Clients) -> None:
+    client = await clients.bound()
+    for _ in range(3):
+        client.answer(await client.expect("iq", type="get", timeout_s=10))
+    await client.sync()
+
+
+@times
+async def test_a_session_whose_client_fell_silent_can_be_resumed(clients: Clients) -> None:
+    old = await clients.bound()
+    await old.sm_enable()
+    await old.expect_stream_error("connection-timeout", timeout_s=10)
+    new = await clients.authenticated(old.account)
+    assert (await new.sm_resume(old)).name == "resumed"
+
+
+# -- logins --------------------------------------------------------------------------
+
+
+@counts
+async def test_a_stream_has_few_attempts_to_log_in(clients: Clients) -> None:
+    # RFC 6120 §6.4.5: retries are limited, then the stream ends
+    client = await clients.stream()
+    assert client.account is not None
+    with pytest.raises(SaslFailed, match="not-authorized"):
+        await client.sasl("PLAIN", plain(client.account.user, "wrong"))
+    with pytest.raises(SaslFailed, match="not-authorized"):
+        await client.scram(Scram("SCRAM-SHA-256", client.account.user, "wrong"))
+    await refused(client, "policy-violation")
+    await (await clients.bound(client)).sync()
+
+
+@pytest.mark.settings(limits={"auth_failures_per_minute": 3, "auth_attempts": 100})
+async def test_an_address_that_fails_too_often_must_wait(clients: Clients) -> None:
+    known = await clients.online()
+    client = await clients.stream()
+    assert client.account is not None
+    for _ in range(3):
+        with pytest.raises(SaslFailed, match="not-authorized"):
+            await client.sasl("PLAIN", plain(client.account.user, "wrong"))
+    with pytest.raises(SaslFailed, match="temporary-auth-failure"):
+        # the right one, too: a guess must not be told from another
+        await client.sasl("PLAIN", plain(client.account.user, client.account.password))
+    await known.sync()
+
+
+# -- counts of a user ----------------------------------------------------------------
+
+
+@counts
+async def test_a_user_has_so_many_sessions(clients: Clients) -> None:
+    # RFC 6120 §7.7.2.1: resource-constraint on the bind alone
+    first = await clients.online()
+    await clients.online(first)
+    third = await clients.authenticated(first.account)
+    reply = await third.iq("set", payload=E("bind", ns.BIND))
+    assert (reply.type, reply.condition) == ("error", "resource-constraint")
+    await first.close()
+
+    async def binds() -> bool:
+        return (await third.iq("set", payload=E("bind", ns.BIND))).type == "result"
+
+    for _ in range(50):
+        if await binds():
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("a session that ended made no room")
+
+
+@counts
+async def test_a_roster_has_so_many_contacts(clients: Clients) -> None:
+    client = await clients.online()
+    for i in range(3):
+        assert (await client.roster_set(f"c{i}@{client.host}")).type == "result"
+    reply = await client.roster_set(f"c3@{client.host}")
+    assert (reply.type, reply.condition) == ("error", "resource-constraint")
+    assert (await client.roster_set(f"c2@{client.host}", name="changed")).type == "result"
+    assert (await client.roster_set(f"c2@{client.host}", subscription="remove")).type == "result"
+    assert (await client.roster_set(f"c3@{client.host}")).type == "result"
+
+
+@counts
+async def test_a_block_list_has_so_many_entries(clients: Clients) -> None:
+    # XEP-0191 leaves the bound to the server
+    client = await clients.online()
+
+    async def block(*names: str) -> Element:
+        items = [E("item", None, jid=f"{name}@{client.host}") for name in names]
+        return await client.iq("set", payload=E("block", ns.BLOCKING, *items))
+
+    assert (await block("a", "b", "c")).type == "result"
+    reply = await block("d")
+    assert (reply.type, reply.condition) == ("error", "resource-constraint")
+    assert (await block("a")).type == "result"
+
+
+@counts
+async def test_so_many_messages_wait_for_a_user(clients: Clients, romeo: Client) -> None:
+    # XEP-0160 #handling: beyond it the sender hears service-unavailable
+    absent = await clients.online()
+    await absent.close()
+    for i in range(5):
+        romeo.send(message(absent.bare, str(i), type="chat", id=f"m{i}"))
+    for i in (3, 4):
+        back = await romeo.expect("message", type="error", id=f"m{i}")
+        assert back.condition in ("service-unavailable", "resource-constraint")
+    late = await clients.online(absent)
+    assert [(await late.expect("message")).body for _ in range(3)] == ["0", "1", "2"]
+    await late.sync()
+    await late.close()
+    romeo.send(message(absent.bare, "room again", type="chat"))
+    again = await clients.online(absent)
+    assert (await again.expect("message")).body == "room again"
+
+
+# -- stream management (XEP-0198) -----------------------------------------------------
+
+
+@counts
+@pytest.mark.parametrize("is_there", [True, False], ids=["connected", "lost"])
+async def test_a_client_that_never_acknowledges_is_ended(
+    clients: Clients, bystanders: tuple[Client, Client], is_there: bool
+) -> None:
+    romeo, _ = bystanders
+    client = await clients.bound()
+    await client.sm_enable()
+    await client.online()
+    if not is_there:
+        client.abort()
+        await client.expect_eof()
+    for i in range(12):
+        romeo.send(message(client.jid, f"n{i}", type="chat", id=f"n{i}"))
+    await romeo.sync()
+    if is_there:
+        await refused(client, "resource-constraint")
+    # three are kept (offline_messages), the others came back
+    back = [await romeo.expect("message", type="error") for _ in range(12 - 3)]
+    again = await clients.online(client)
+    kept = [(await again.expect("message")).id for _ in range(3)]
+    assert sorted([*kept, *(e.id for e in back)], key=lambda i: int(str(i)[1:])) == [
+        f"n{i}" for i in range(12)
+    ]
+
+
+@counts
+async def test_a_session_that_is_not_resumed_in_time_ends(clients: Clients, romeo: Client) -> None:
+    # XEP-0198 #resumption
+    client = await clients.bound()
+    answer = await client.sm_enable()
+    assert answer.get("max") == "1"
+    await client.roster()
+    await client.online()
+    await clients.friends(romeo, client)
+    client.abort()
+    romeo.send(message(client.jid, "while away", type="chat"))
+    await romeo.expect("presence", type="unavailable", from_=client.jid, timeout_s=10)
+    new = await clients.authenticated(client.account)
+    failed = await new.sm_resume(client)
+    assert (failed.name, failed.condition) == ("failed", "item-not-found")
+    await new.bind()
+    await new.online()
+    assert (await new.expect("message")).body == "while away"
+
+
+# -- rates: who sends too fast is read more slowly, and nothing is lost -----------------
+
+
+@rates
+@pytest.mark.parametrize("kind", ["starttls", "wss"])
+async def test_stanzas_beyond_the_rate_come_later_and_in_order(
+    clients: Clients, bystanders: tuple[Client, Client], kind: str
+) -> None:
+    await asyncio.sleep(0.2)  # the bystanders' own burst fills up again
+    client = await clients.bound(kind=kind)
+    receiver = await clients.online()
+    began = time.monotonic()
+    for i in range(110):
+        client.send(message(receiver.jid, id=f"n{i}"))
+    ids = [(await receiver.expect("message", timeout_s=15)).id for _ in range(110)]
+    assert ids == [f"n{i}" for i in range(110)]
+    assert time.monotonic() - began > 0.8, "100 a second, 10 at once"
+    await client.sync()
+
+
+@rates
+async def test_bytes_beyond_the_rate_come_later_and_in_order(
+    clients: Clients, bystanders: tuple[Client, Client]
+) -> None:
+    client = await clients.bound()
+    receiver = await clients.online()
+    began = time.monotonic()
+    for i in range(10):
+        client.send(message(receiver.jid, "x" * 6_000, id=f"n{i}"))
+    ids = [(await receiver.expect("message", timeout_s=15)).id for _ in range(10)]
+    assert ids == [f"n{i}" for i in range(10)]
+    assert time.monotonic() - began > 1.5, "60 kB at 20 kB a second, 20 kB at once"
+
+
+# -- clients that do not read -----------------------------------------------------------
+
+
+async def paused(client: Client) -> Client:
+    """The client reads no more, and its kernel keeps little."""
+    transport = client.transport
+    assert isinstance(transport, TcpTransport)
+    inner = transport._transport
+    assert inner is not None
+    sock: socket.socket = inner.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.pause()
+    return client
+
+
+def resident_mb(server: Server) -> float:
+    """Memory of the node's process."""
+    assert server.process is not None
+    with open(f"/proc/{server.process.pid}/status") as status:
+        line = next(row for row in status if row.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+async def flood(sender: Client, to: str, count: int, size: int) -> None:
+    """Sends messages at the pace at which the server takes them."""
+    for i in range(count):
+        sender.send(message(to, "x" * size, type="chat", id=f"f{i}"))
+        if i % 20 == 19:
+            await sender.sync()
+
+
+@slow_readers
+@pytest.mark.parametrize("has_sm", [False, True], ids=["plain", "stream management"])
+async def test_a_client_that_does_not_read_is_ended(
+    clients: Clients, server: Server, bystanders: tuple[Client, Client], has_sm: bool
+) -> None:
+    romeo, _ = bystanders
+    lazy = await clients.bound(resource="lazy")
+    if has_sm:
+        await lazy.sm_enable()
+    await lazy.roster()
+    await lazy.online()
+    before = metrics(server)
+    await paused(lazy)
+    # Far more than the sockets' own buffers take (some MB), in messages that are worth keeping.
+    count, size = 400, 50_000
+    await flood(romeo, lazy.bare, count, size)
+
+    def is_over() -> bool:
+        now = metrics(server)
+        overflows = "antiphon_queue_overflows_total"
+        is_ended = now["antiphon_connections"] < before["antiphon_connections"]
+        return now[overflows] > before[overflows] and is_ended
+
+    await until(is_over, "the connection of the client that does not read is gone", 15)
+    assert resident_mb(server) < 400
+    again = await clients.online(lazy)
+    got = []
+    while not got or got[-1] != f"f{count - 1}":
+        got.append((await again.expect("message", timeout_s=20)).id)
+    numbers = [int(str(i)[1:]) for i in got]
+    assert numbers == sorted(numbers), "order"
+    if has_sm:
+        assert set(numbers) == set(range(count)), "what was not confirmed is not lost"
+
+
+@slow_readers
+async def test_requests_of_a_client_that_does_not_read_wait(
+    clients: Clients, server: Server, bystanders: tuple[Client, Client]
+) -> None:
+    # its answers may not pile up, and neither may acknowledgements
+    lazy = await clients.bound()
+    await lazy.sm_enable()
+    await paused(lazy)
+    ping = f"<iq type='get' id='{'x' * 500}' to='{lazy.host}'><ping xmlns='{ns.PING}'/></iq>"
+    ask = f"<r xmlns='{ns.SM}'/>"
+    before = resident_mb(server)
+    for _ in range(200):
+        lazy.send_raw((ping + ask * 20) * 20)
+        await asyncio.sleep(0)
+    await asyncio.sleep(1)
+    assert resident_mb(server) - before < 60
+    lazy.abort()
+
+
+@slow_readers
+async def test_pings_of_a_websocket_that_does_not_read_wait(
+    clients: Clients, server: Server, bystanders: tuple[Client, Client]
+) -> None:
+    reader, writer = await asyncio.open_connection(server.address, server.ports.http)
+    writer.write(
+        b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        b"Sec-WebSocket-Protocol: xmpp\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    transport = writer.transport
+    transport.pause_reading()
+    before = resident_mb(server)
+    frame = bytes([0x89, 0x80 | 125, 0, 0, 0, 0]) + b"p" * 125
+    batch = frame * 500
+    total = 0
+    # 60 MB of pongs would be owed; the server must stop reading long before
+    for _ in range(1000):
+        writer.write(batch)
+        total += len(batch)
+        try:
+            await asyncio.wait_for(writer.drain(), 1)
+        except TimeoutError:
+            break
+    assert resident_mb(server) - before < 40
+    transport.abort()
+
+
+@slow_readers
+async def test_a_component_that_does_not_read_is_ended(
+    server: Server, clients: Clients, bystanders: tuple[Client, Client]
+) -> None:
+    romeo, _ = bystanders
+    component = await Component(server).login()
+    await paused(component)
+    for i in range(400):
+        romeo.send(message(component.address("x"), "x" * 50_000, id=f"f{i}"))
+        if i % 20 == 19:
+            await romeo.sync()
+    bounced = await romeo.expect("message", type="error", timeout_s=15)
+    assert bounced.condition in ("service-unavailable", "resource-constraint")
+    component.abort()
+    for _ in range(100):
+        again = Component(server)
+        try:
+            await again.login()
+        except (AssertionError, OSError):
+            await asyncio.sleep(0.05)
+            continue
+        await again.close()
+        return
+    pytest.fail("the component cannot come back")
+
+
+# -- registration and HTTP ---------------------------------------------------------------
+
+
+@counts
+async def test_an_address_registers_so_many_accounts_an_hour(clients: Clients) -> None:
+    # XEP-0077 #security; RFC 6120 §13.12
+    for i in range(3):
+        client = clients.raw(account=clients.server.named(f"new{i}", clients.server.domain))
+        await client.negotiate()
+        reply = await client.iq(
+            "set",
+            payload=E(
+                "query",
+                ns.REGISTER,
+                E("username", None, f"new{i}"),
+                E("password", None, client.account.password if client.account else ""),
+            ),
+        )
+        if i < 2:
+            assert reply.type == "result", str(reply)
+            await client.authenticate()
+        else:
+            assert reply.condition in ("resource-constraint", "not-allowed", "policy-violation")
+        client.abort()
+
+
+@counts
+async def test_the_body_of_a_request_is_bounded(
+    server: Server, bystanders: tuple[Client, Client]
+) -> None:
+    # RFC 9110 §15.5.14
+    async def post(body: bytes, chunked: bool) -> bytes:
+        reader, writer = await asyncio.open_connection(server.address, server.ports.http)
+        how = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+        writer.write(b"POST /livez HTTP/1.1\r\nHost: x\r\n" + how + b"\r\n\r\n")
+        writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
+        line = await asyncio.wait_for(reader.readline(), 5)
+        writer.close()
+        return line
+
+    for chunked in (False, True):
+        assert b" 413 " in await post(b"x" * 1_001, chunked)
+        assert b" 413 " not in await post(b"x" * 1_000, chunked)
+
+
+# -- 0 is no limit ------------------------------------------------------------------------
+
+
+@pytest.mark.settings(
+    limits={
+        name: 0
+        for name in (
+            "connections_per_address",
+            "stanza_bytes",
+            "stanza_depth",
+            "stanza_elements",
+            "stanza_attributes",
+            "login_seconds",
+            "idle_seconds",
+            "auth_attempts",
+            "sessions_per_user",
+            "roster_items",
+            "blocked_items",
+            "offline_messages",
+            "sm_queue_stanzas",
+            "outgoing_bytes",
+            "http_body_bytes",
+        )
+    }
+)
+async def test_zero_turns_a_limit_off(clients: Clients, server: Server) -> None:
+    assert isinstance(server, Antiphon)
+    client = await clients.online()
+    many = "".join(f"<a{i % 7} xmlns='urn:test'/>" for i in range(30_000))
+    client.send_raw(f"<message to='{client.jid}'>{nested(100)}{many}</message>")
+    await client.expect("message", timeout_s=20)
+    for i in range(25):
+        await clients.bound(client)
+        assert (await client.roster_set(f"c{i}@{client.host}")).type == "result"
+    stream = await clients.stream()
+    assert stream.account is not None
+    for _ in range(8):
+        with pytest.raises(SaslFailed):
+            await stream.sasl("PLAIN", plain(stream.account.user, "wrong"))
+    await stream.authenticate()
+    with pytest.raises(AssertionError):
+        # XEP-0478 #announcing: no limit, nothing to announce
+        stream.features.at(("limits", ns.STREAM_LIMITS), "idle-seconds")
