@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where and from what a run was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _line(*command: str) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def commit() -> str:
+    """The short name of the commit; `-dirty` if sources differ from it."""
+    name = _line("git", "rev-parse", "--short", "HEAD") or "unknown"
+    changed = _line("git", "status", "--porcelain", "--", "rust", "python", "benchmarks/load")
+    return f"{name}-dirty" if changed else name
+
+
+def describe() -> dict[str, str | int | float]:
+    """Processor, memory, system and compilers: no names of hosts or folders."""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    models = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
+    memory = Path("/proc/meminfo").read_text(encoding="utf-8").split()[1]
+    return {
+        "processor": models[0] if models else platform.machine(),
+        "processors": os.cpu_count() or 1,
+        "memory_mib": int(memory) // 1024,
+        "kernel": platform.release().split("-", maxsplit=1)[0],
+        "python": platform.python_version(),
+        "rustc": _line("rustc", "--version").removeprefix("rustc ").split(" ", maxsplit=1)[0],
+        "load_before": round(os.getloadavg()[0], 2),
+    }
