@@ -96,8 +96,9 @@ class Authority:
 
 def _utf8(text: str) -> bytes:
     octets = text.encode()
-    assert len(octets) < 128
-    return bytes([0x0C, len(octets)]) + octets
+    length = len(octets)
+    head = [length] if length < 128 else [0x82, length >> 8, length & 0xFF]
+    return bytes([0x0C, *head]) + octets
 
 
 def _usage(*, ca: bool) -> x509.KeyUsage:

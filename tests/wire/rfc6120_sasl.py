@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
+from pathlib import Path
 
 import pytest
 
 from support import ns
+from support.certs import Authority
 from support.client import Client, SaslFailed, StreamClosed
 from support.play import Clients, Servers
 from support.sasl import Scram, plain
@@ -568,6 +570,56 @@ async def test_expired_certificate_gives_no_external(external: Server) -> None:
         pass  # a refused handshake is as good
     else:
         pytest.fail("an expired certificate was believed")
+    finally:
+        client.abort()
+
+
+@pytest.mark.ours("client certificates need our own set-up")
+async def test_certificate_of_another_authority_is_not_believed(
+    external: Server, tmp_path: Path
+) -> None:
+    account = external.account()
+    stranger = Authority(tmp_path / "stranger", "Somebody else")
+    client = Client(external.endpoint(), None, "stranger")
+    client.identity = stranger.user("stranger", account.jid)
+    try:
+        await client.negotiate()
+        assert "EXTERNAL" not in client.mechanisms
+        await client.sasl("EXTERNAL", b"")
+    except (SaslFailed, StreamClosed, OSError):
+        pass  # a refused handshake is as good
+    else:
+        pytest.fail("anybody's certificate was believed")
+    finally:
+        client.abort()
+
+
+@pytest.mark.ours("client certificates need our own set-up")
+@pytest.mark.parametrize("jid", ["nobody-here@{}", "{}", "someone@elsewhere.example"])
+async def test_certificate_without_an_account_here_is_refused(external: Server, jid: str) -> None:
+    # XEP-0178 #c2s: the JID must be that of an account of this domain
+    client = await _with_certificate(external, "none", jid.format(external.domain))
+    try:
+        with pytest.raises(SaslFailed) as failure:
+            await client.sasl("EXTERNAL", b"")
+        assert failure.value.condition in ("not-authorized", "invalid-mechanism")
+    finally:
+        client.abort()
+
+
+@pytest.mark.ours("client certificates need our own set-up")
+async def test_external_by_direct_tls_with_a_long_address(external: Server) -> None:
+    # RFC 7622 §3.1: a localpart takes up to 1,023 bytes
+    account = external.named("l" * 1000, external.domain)
+    external.create([account])
+    client = Client(external.endpoint("direct"), None, "long")
+    client.identity = external.authority.user("long", account.jid)
+    try:
+        await client.negotiate()
+        await client.sasl("EXTERNAL", account.jid.encode())
+        await client.open_stream()
+        await client.bind()
+        assert client.bare == account.jid
     finally:
         client.abort()
 

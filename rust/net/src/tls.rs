@@ -273,8 +273,14 @@ fn xmpp_addresses(der: &CertificateDer<'_>) -> Vec<String> {
 /// The text of `[0] EXPLICIT UTF8String` (also when a parser has taken the outer tag off).
 fn utf8_string(der: &[u8]) -> Option<String> {
     let (tag, rest) = der.split_first()?;
-    let (len, rest) = rest.split_first()?;
-    let body = rest.get(..usize::from(*len)).filter(|_| *len < 0x80)?;
+    // A JID takes up to 3,071 bytes, so lengths have up to two octets of their own.
+    let (len, rest) = match rest {
+        [len @ ..=0x7f, rest @ ..] => (usize::from(*len), rest),
+        [0x81, len, rest @ ..] => (usize::from(*len), rest),
+        [0x82, high, low, rest @ ..] => (usize::from(u16::from_be_bytes([*high, *low])), rest),
+        _ => return None,
+    };
+    let body = rest.get(..len)?;
     match tag {
         0xa0 => utf8_string(body),
         0x0c => String::from_utf8(body.to_vec()).ok(),
@@ -335,4 +341,47 @@ pub fn certificate_names(pem: &str) -> Result<(Vec<String>, i64), String> {
         _ => Vec::new(),
     };
     Ok((names, cert.validity().not_after.timestamp()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn der(tag: u8, length: &[u8], body: &[u8]) -> Vec<u8> {
+        [&[tag], length, body].concat()
+    }
+
+    #[test]
+    fn addresses_of_any_length_are_read_with_and_without_the_outer_tag() {
+        for (len, octets) in [
+            (5, &[5][..]),
+            (127, &[127]),
+            (128, &[0x81, 128]),
+            (255, &[0x81, 255]),
+            (3071, &[0x82, 0x0b, 0xff]),
+        ] {
+            let text = "j".repeat(len);
+            let inner = der(0x0c, octets, text.as_bytes());
+            assert_eq!(utf8_string(&inner).as_deref(), Some(&*text), "{len}");
+            let size = u16::try_from(inner.len()).unwrap().to_be_bytes();
+            let outer = der(0xa0, &[0x82, size[0], size[1]], &inner);
+            assert_eq!(utf8_string(&outer).as_deref(), Some(&*text), "{len}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_not_read() {
+        for bytes in [
+            &b""[..],
+            &[0x0c],
+            &[0x0c, 0x80],
+            &[0x0c, 2, b'a'],
+            &[0x0c, 0x83, 0, 0, 1, b'a'],
+            &[0x0c, 1, 0xff],
+            &[0x16, 1, b'a'],
+            &[0xa0, 3, 0x0c, 2, b'a'],
+        ] {
+            assert_eq!(utf8_string(bytes), None, "{bytes:02x?}");
+        }
+    }
 }
