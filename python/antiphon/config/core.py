@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -77,6 +78,7 @@ class CoreConfig(Struct, frozen=True, kw_only=True):
 
     node_name: str
     data_dir: str
+    log_level: int
     worker_threads: int
     hosts: tuple[CoreHost, ...]
     listeners: tuple[CoreListener, ...]
@@ -107,6 +109,7 @@ def core_config(
     return CoreConfig(
         node_name=config.node.name,
         data_dir=config.data_dir,
+        log_level=logging.getLevelNamesMapping()[config.log.level.upper()],
         worker_threads=config.node.worker_threads,
         hosts=tuple(hosts),
         listeners=tuple(_listener(listener) for listener in listeners),

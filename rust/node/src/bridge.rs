@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use tokio::sync::oneshot;
 
 /// Events waiting for Python at most; beyond it requests are answered `resource-constraint`.
@@ -100,6 +100,7 @@ pub struct Bridge {
     next_ticket: AtomicU64,
     crossings: AtomicU64,
     lost_logs: AtomicU64,
+    log_level: AtomicU8,
 }
 
 /// Where an answered IQ goes.
@@ -124,6 +125,7 @@ impl Bridge {
             next_ticket: AtomicU64::new(1),
             crossings: AtomicU64::new(0),
             lost_logs: AtomicU64::new(0),
+            log_level: AtomicU8::new(0),
         })
     }
 
@@ -298,7 +300,20 @@ impl Bridge {
 
     /// A log record.
     pub fn log(&self, level: u8, event: &'static str, fields: Vec<(&'static str, String)>) {
-        let _ = self.push(Event::Log(level, event, fields), true);
+        if self.logs(level) {
+            let _ = self.push(Event::Log(level, event, fields), true);
+        }
+    }
+
+    /// Whether records of this level are wanted: ask before building costly fields.
+    #[must_use]
+    pub fn logs(&self, level: u8) -> bool {
+        level >= self.log_level.load(Ordering::Relaxed)
+    }
+
+    /// The least level that is wanted, as in Python's `logging`.
+    pub fn set_log_level(&self, level: u8) {
+        self.log_level.store(level, Ordering::Relaxed);
     }
 
     /// Python's answer to an IQ: the result with this payload.
@@ -438,6 +453,9 @@ mod tests {
         for _ in 0..LOG_CAPACITY + 5 {
             bridge.log(20, "x", Vec::new());
         }
+        assert_eq!(bridge.lost_logs(), 5);
+        bridge.set_log_level(30);
+        bridge.log(20, "x", Vec::new());
         assert_eq!(bridge.lost_logs(), 5);
         assert_eq!(bridge.crossings(), 0);
     }

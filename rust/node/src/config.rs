@@ -14,6 +14,8 @@ pub struct NodeConfig {
     pub node_name: String,
     /// Where everything is kept.
     pub data_dir: PathBuf,
+    /// The least level that is logged, as in Python's `logging`.
+    pub log_level: u8,
     /// Threads of the runtime; 0: as many as cores.
     pub worker_threads: usize,
     /// Served domains, the first being the default.

@@ -91,6 +91,7 @@ impl Core {
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret)
             .map_err(|_| std::io::Error::other("the system has no randomness"))?;
         let dummy_secret: Arc<[u8]> = secret.as_slice().into();
+        self.bridge.set_log_level(live.config.log_level);
         let tls = live.tls()?;
         let streams = live.client_streams(&dummy_secret)?;
         let components = live.component_streams()?;
@@ -165,6 +166,7 @@ impl Core {
         *running.net.c2s.write() = streams;
         *running.net.components.write() = Arc::new(components);
         *running.net.limits.write() = live.net_limits();
+        self.bridge.set_log_level(live.config.log_level);
         running.node.apply(live);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The node as its sockets see it.
 
-use crate::node::Node;
+use crate::node::{DEBUG, Node};
 use crate::sessions::Resumable;
 use antiphon_net::gateway::{
     Count, Enabled, Ended, Flow, Gateway, HttpRequest, HttpResponse, Later, Peer, ResumeFailed,
@@ -90,7 +90,10 @@ impl Node {
         };
         guard.disarm();
         match result {
-            Ok(()) => Ok(session),
+            Ok(()) => {
+                self.log_session("session bound", &session, String::new);
+                Ok(session)
+            }
             Err(error) => {
                 self.sessions.remove(&session);
                 Err(error)
@@ -143,12 +146,21 @@ impl Node {
             Ok(ids) => {
                 self.delete_offline(&session.jid, ids);
                 self.metrics.resumed.inc();
+                self.log_session("session resumed", &session, String::new);
                 Ok((session, handled))
             }
             Err(ahead) => {
                 self.end_session(&session);
                 Err(ResumeFailed::AckAhead(ahead))
             }
+        }
+    }
+
+    /// The life of sessions is logged at debug level only: a busy node would write little else.
+    fn log_session(&self, event: &'static str, session: &Session, reason: impl FnOnce() -> String) {
+        if self.bridge.logs(DEBUG) {
+            let fields = vec![("jid", session.jid.to_string()), ("reason", reason())];
+            self.bridge.log(DEBUG, event, fields);
         }
     }
 
@@ -278,8 +290,15 @@ impl Gateway for NodeGateway {
 
     fn ended(&self, session: Arc<Session>, how: Ended) {
         match how {
-            Ended::Closed(_) => self.0.end_session(&session),
-            Ended::Lost => self.0.lost(&session),
+            Ended::Closed(error) => {
+                let reason = || error.map_or("closed", |e| e.condition.name()).to_owned();
+                self.0.log_session("session closed", &session, reason);
+                self.0.end_session(&session);
+            }
+            Ended::Lost => {
+                self.0.log_session("connection lost", &session, String::new);
+                self.0.lost(&session);
+            }
         }
     }
 
@@ -379,7 +398,13 @@ impl Gateway for NodeGateway {
                     .bridge
                     .log(crate::node::ERROR, "connection panicked", Vec::new());
             }
-            Count::StreamError(condition) => metrics.stream_error(condition),
+            Count::StreamError(condition) => {
+                metrics.stream_error(condition);
+                if self.0.bridge.logs(DEBUG) {
+                    let fields = vec![("reason", condition.to_owned())];
+                    self.0.bridge.log(DEBUG, "stream ended", fields);
+                }
+            }
             Count::Throttled => {
                 metrics.throttled.inc();
             }

@@ -15,7 +15,7 @@ def test_the_core_gets_every_key_it_knows_and_no_other(tmp_path: Path) -> None:
     )
     document = json.loads(render_core(config, [handler], [host], {"carbons": False, "sm": True}))
     assert set(document) == {
-        "node_name", "data_dir", "worker_threads", "hosts", "listeners", "auth", "storage",
+        "node_name", "data_dir", "log_level", "worker_threads", "hosts", "listeners", "auth", "storage",
         "components", "limits", "handlers", "modules",
     }  # fmt: skip
     assert document["node_name"] == "a"
