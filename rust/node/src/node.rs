@@ -298,10 +298,11 @@ impl Node {
                         stanza,
                         offline,
                     } => {
-                        if let Err(stanza) = self.deliver(session, stanza, offline, now_ms)
-                            && offline.is_none()
-                        {
-                            over.push((session, now_ms, stanza));
+                        if let Err(stanza) = self.deliver(session, stanza, offline, now_ms) {
+                            over.extend(self.unconfirmed(session));
+                            if offline.is_none() {
+                                over.push((session, now_ms, stanza));
+                            }
                         }
                     }
                     Local::Store {
@@ -350,6 +351,16 @@ impl Node {
             }
             Local::Deliver { .. } | Local::Store { .. } => {}
         }
+    }
+
+    /// What a session that is over never confirmed: it goes another way before what it refused.
+    fn unconfirmed(&self, id: SessionId) -> Vec<(SessionId, u64, Stanza)> {
+        let unconfirmed = self.sessions.get(id).map(|s| s.take_unconfirmed());
+        let unconfirmed = unconfirmed.into_iter().flatten();
+        unconfirmed
+            .filter(|sent| sent.offline.is_none())
+            .map(|sent| (id, sent.at_ms, sent.stanza))
+            .collect()
     }
 
     /// Puts a stanza on a session's queue; gives it back if the session is over.
@@ -596,6 +607,8 @@ const MAX_ROUNDS: usize = 64;
 
 /// Python's `logging.ERROR`.
 pub(crate) const ERROR: u8 = 40;
+/// Python's `logging.DEBUG`.
+pub(crate) const DEBUG: u8 = 10;
 /// Python's `logging.INFO`.
 pub(crate) const INFO: u8 = 20;
 

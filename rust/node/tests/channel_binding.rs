@@ -112,7 +112,7 @@ impl Drop for World {
 fn config(folder: &std::path::Path) -> String {
     let file = |name: &str| folder.join(name).display().to_string();
     serde_json::json!({
-        "node_name": "test", "data_dir": file("data"), "worker_threads": 1,
+        "node_name": "test", "data_dir": file("data"), "log_level": 10, "worker_threads": 1,
         "hosts": [{
             "domain": DOMAIN, "certificate": file("cert.pem"), "key": file("key.pem"),
             "extra_features": "", "registration": false,
