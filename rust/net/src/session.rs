@@ -463,6 +463,19 @@ impl Session {
         rest
     }
 
+    /// What was never confirmed of a session that is over and not yet [`Session::finish`]ed.
+    pub fn take_unconfirmed(&self) -> Vec<Sent> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        if state.phase != Phase::Closed {
+            return Vec::new();
+        }
+        let sent = state.sm.as_mut().map(|sm| sm.sent.take());
+        let mut all: Vec<Sent> = sent.into_iter().flatten().collect();
+        all.append(&mut state.refused);
+        all
+    }
+
     /// Whether a connection carries it.
     #[must_use]
     pub fn is_attached(&self) -> bool {
