@@ -36,7 +36,8 @@ pub enum Undelivered {
     /// The session is over.
     Closed(Stanza),
     /// The client reads too slowly; the session is being ended with `resource-constraint`.
-    Overflow(Stanza),
+    /// What was never confirmed comes along: it goes another way before this one.
+    Overflow(Stanza, Vec<Sent>),
 }
 
 /// Bounds of one session's queues.
@@ -174,7 +175,10 @@ impl Session {
         self.put_all(state, now, now_ms);
         match last {
             None => Ok(()),
-            Some(stanza) if state.phase == Phase::Closed => Err(Undelivered::Overflow(stanza)),
+            Some(stanza) if state.phase == Phase::Closed => {
+                let before = unconfirmed(state);
+                Err(Undelivered::Overflow(stanza, before))
+            }
             Some(stanza) => self.put(
                 state,
                 Sent {
@@ -194,17 +198,18 @@ impl Session {
                 at_ms,
                 offline: None,
             };
-            let refused = if state.phase == Phase::Closed {
-                Some(stanza)
-            } else {
-                match self.put(state, sent(stanza)) {
-                    Ok(()) => None,
-                    Err(Undelivered::Closed(stanza) | Undelivered::Overflow(stanza)) => {
-                        Some(stanza)
-                    }
+            if state.phase == Phase::Closed {
+                state.refused.push(sent(stanza));
+                continue;
+            }
+            match self.put(state, sent(stanza)) {
+                Ok(()) => {}
+                Err(Undelivered::Closed(stanza)) => state.refused.push(sent(stanza)),
+                Err(Undelivered::Overflow(stanza, before)) => {
+                    state.refused.extend(before);
+                    state.refused.push(sent(stanza));
                 }
-            };
-            state.refused.extend(refused.map(sent));
+            }
         }
     }
 
@@ -221,7 +226,7 @@ impl Session {
         if is_attached {
             if self.is_full(state) {
                 overflow(state);
-                return Err(Undelivered::Overflow(sent.stanza));
+                return Err(Undelivered::Overflow(sent.stanza, unconfirmed(state)));
             }
             state.out.write_stanza(&sent.stanza);
         }
@@ -233,7 +238,7 @@ impl Session {
                     state.out.bytes.truncate(mark.0);
                     state.out.ends.truncate(mark.1);
                     overflow(state);
-                    return Err(Undelivered::Overflow(full.0.stanza));
+                    return Err(Undelivered::Overflow(full.0.stanza, unconfirmed(state)));
                 }
                 if is_attached && sm.requests.on_sent(size) {
                     sm::write_request(&mut state.out);
@@ -470,10 +475,7 @@ impl Session {
         if state.phase != Phase::Closed {
             return Vec::new();
         }
-        let sent = state.sm.as_mut().map(|sm| sm.sent.take());
-        let mut all: Vec<Sent> = sent.into_iter().flatten().collect();
-        all.append(&mut state.refused);
-        all
+        unconfirmed(state)
     }
 
     /// Whether a connection carries it.
@@ -614,6 +616,14 @@ fn overflow(state: &mut State) {
     let error = StreamError::from(StreamCondition::ResourceConstraint);
     state.close = Some(error.with_text("too much waits to be read by this client"));
     wake(state);
+}
+
+/// Takes what goes another way when a session ends.
+fn unconfirmed(state: &mut State) -> Vec<Sent> {
+    let sent = state.sm.as_mut().map(|sm| sm.sent.take());
+    let mut all: Vec<Sent> = sent.into_iter().flatten().collect();
+    all.append(&mut state.refused);
+    all
 }
 
 pub(crate) fn append(out: &mut Outgoing, more: Outgoing) {

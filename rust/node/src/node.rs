@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::requests::Requests;
 use crate::sessions::Sessions;
 use crate::shard::{self, Found, Job, Shards, Slot, Touch, enqueue};
-use antiphon_net::session::{Session, Undelivered};
+use antiphon_net::session::{Sent, Session, Undelivered};
 use antiphon_routing::SessionId;
 use antiphon_routing::effect::{Effects, Local, Origin};
 use antiphon_routing::home::Locator;
@@ -298,8 +298,11 @@ impl Node {
                         stanza,
                         offline,
                     } => {
-                        if let Err(stanza) = self.deliver(session, stanza, offline, now_ms) {
-                            over.extend(self.unconfirmed(session));
+                        if let Err((stanza, before)) =
+                            self.deliver(session, stanza, offline, now_ms)
+                        {
+                            let before = before.into_iter().filter(|s| s.offline.is_none());
+                            over.extend(before.map(|s| (session, s.at_ms, s.stanza)));
                             if offline.is_none() {
                                 over.push((session, now_ms, stanza));
                             }
@@ -353,32 +356,23 @@ impl Node {
         }
     }
 
-    /// What a session that is over never confirmed: it goes another way before what it refused.
-    fn unconfirmed(&self, id: SessionId) -> Vec<(SessionId, u64, Stanza)> {
-        let unconfirmed = self.sessions.get(id).map(|s| s.take_unconfirmed());
-        let unconfirmed = unconfirmed.into_iter().flatten();
-        unconfirmed
-            .filter(|sent| sent.offline.is_none())
-            .map(|sent| (id, sent.at_ms, sent.stanza))
-            .collect()
-    }
-
-    /// Puts a stanza on a session's queue; gives it back if the session is over.
+    /// Puts a stanza on a session's queue; gives it back if the session is over, and what the session
+    /// never confirmed.
     fn deliver(
         self: &Arc<Self>,
         id: SessionId,
         stanza: Stanza,
         offline: Option<u64>,
         now_ms: u64,
-    ) -> Result<(), Stanza> {
+    ) -> Result<(), (Stanza, Vec<Sent>)> {
         let Some(session) = self.sessions.get(id) else {
-            return Err(stanza);
+            return Err((stanza, Vec::new()));
         };
         self.metrics.delivered(stanza.kind);
         match session.deliver(stanza, offline, now_ms) {
             Ok(()) => Ok(()),
-            Err(Undelivered::Closed(stanza)) => Err(stanza),
-            Err(Undelivered::Overflow(stanza)) => {
+            Err(Undelivered::Closed(stanza)) => Err((stanza, session.take_unconfirmed())),
+            Err(Undelivered::Overflow(stanza, before)) => {
                 self.metrics.overflows.inc();
                 if !session.is_attached() {
                     // Nobody else will end it; not here, under its entity's lock.
@@ -386,7 +380,7 @@ impl Node {
                     self.runtime
                         .spawn(async move { node.end_session(&session) });
                 }
-                Err(stanza)
+                Err((stanza, before))
             }
         }
     }
