@@ -41,8 +41,9 @@ struct Header {
     is_final: bool,
     opcode: u8,
     mask: [u8; 4],
+    /// Where the payload begins and ends in the buffer, though it may not be there yet.
     start: usize,
-    len: usize,
+    end: usize,
 }
 
 impl Decoder {
@@ -84,12 +85,11 @@ impl Decoder {
             let Some(header) = self.header()? else {
                 return Ok(None);
             };
-            let end = header.start + header.len;
-            if self.buffer.len() < end {
+            let Some(payload) = self.buffer.get(header.start..header.end) else {
                 return Ok(None);
-            }
-            let mut payload = self.buffer[header.start..end].to_vec();
-            self.at = end;
+            };
+            let mut payload = payload.to_vec();
+            self.at = header.end;
             for (byte, key) in payload.iter_mut().zip(header.mask.iter().cycle()) {
                 *byte ^= key;
             }
@@ -136,12 +136,14 @@ impl Decoder {
         let Some(mask) = rest.get(at..at + 4).and_then(|m| m.try_into().ok()) else {
             return Ok(None);
         };
+        let start = self.at + at + 4;
         Ok(Some(Header {
             is_final,
             opcode,
             mask,
-            start: self.at + at + 4,
-            len,
+            start,
+            // Where nothing bounds a message, the length is whatever the peer says.
+            end: start.checked_add(len).ok_or(WsError::TOO_BIG)?,
         }))
     }
 
@@ -286,6 +288,13 @@ mod tests {
             };
             assert_eq!(error.0, code, "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn no_length_overflows_where_nothing_bounds_a_message() {
+        let mut decoder = Decoder::new(usize::MAX);
+        decoder.feed(&[&[0x81, 0xff][..], &[0xff; 8], &[0; 4]].concat());
+        assert_eq!(decoder.next_event(), Err(WsError(1009)));
     }
 
     #[test]
