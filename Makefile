@@ -91,9 +91,13 @@ test-interop: $(VENV)/.built $(VENV)/.tests .cache/.deps ## foreign clients and 
 
 .PHONY: fuzz
 fuzz: $(TOOLS)/bin/cargo-fuzz ## every fuzz target for FUZZ_SECONDS (10)
-	@cd rust/fuzz && for target in $$(cargo fuzz list); do \
-		echo "fuzz: $$target for $(FUZZ_SECONDS) s"; \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -verbosity=0 2>&1 | tail -n 20; \
+	@mkdir -p .cache/fuzz; targets=$$(cargo fuzz list --fuzz-dir rust/fuzz); \
+	for target in $$targets; do \
+		found=.cache/fuzz/$$target; log=$$found.log; mkdir -p "$$found"; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir rust/fuzz "$$target" "$$found" \
+			"rust/fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS) \
+			-rss_limit_mb=2048 >"$$log" 2>&1 || { tail -n 80 "$$log"; exit 1; }; \
+		echo "fuzz: $$target: $$(grep -a '^Done' "$$log")"; \
 	done
 
 .PHONY: bench

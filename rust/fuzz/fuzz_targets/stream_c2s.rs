@@ -49,8 +49,8 @@ fn config(flags: u8) -> Config {
         ],
         extra_features: Vec::new(),
         registration: flags & 16 != 0,
-        is_sm_on: true,
-        is_csi_on: true,
+        is_sm_on: flags & 64 == 0,
+        is_csi_on: flags & 64 == 0,
     };
     Config {
         hosts: vec![Arc::new(host)],
