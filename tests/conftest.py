@@ -33,6 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers; files of tests/wire are named after what they test."""
     config.addinivalue_line("python_files", "xep_*.py")
     config.addinivalue_line("python_files", "rfc*.py")
+    config.addinivalue_line("python_files", "attack_*.py")
     for name in ("limits.py", "operations.py", "crossings.py", "modules_off.py"):
         config.addinivalue_line("python_files", name)
     for line in (
