@@ -23,6 +23,9 @@ const SUBSCRIPTION_REQUESTS: usize = 1_000;
 /// Stanzas held back for an inactive client (XEP-0352).
 const HELD_STANZAS: usize = 500;
 
+/// Elements in a first-level element before login; a registration form has some ten (XEP-0077).
+const ELEMENTS_BEFORE_LOGIN: usize = 256;
+
 /// Bytes read beyond the largest stanza before a client that is held up is no longer read.
 const READ_AHEAD: usize = 64 * 1024;
 
@@ -161,7 +164,7 @@ impl Live {
         let build = |starttls| -> Result<Arc<c2s::Config>, ConfigError> {
             Ok(Arc::new(c2s::Config {
                 hosts: self.hosts()?,
-                limits_before_login: self.xml_limits(self.config.limits.stanza_bytes_before_login),
+                limits_before_login: self.xml_limits_before_login(),
                 limits: self.xml_limits(self.config.limits.stanza_bytes),
                 auth_attempts: self.config.limits.auth_attempts,
                 allow_plaintext: self.config.auth.allow_plaintext,
@@ -211,7 +214,7 @@ impl Live {
         Ok(component::Config {
             components: components.collect::<Result<_, ConfigError>>()?,
             domain: parse_domain(&self.config.hosts[0].domain)?,
-            limits_before_login: self.xml_limits(self.config.limits.stanza_bytes_before_login),
+            limits_before_login: self.xml_limits_before_login(),
             limits: self.xml_limits(self.config.limits.stanza_bytes),
         })
     }
@@ -255,6 +258,16 @@ impl Live {
             .into_iter()
             .filter(|h| *h == ScramHash::Sha256 || offered(*h));
         wanted.collect()
+    }
+
+    /// Bytes alone would let a stranger hold fifty times as much: an empty element takes four of
+    /// them and some 200 as a tree (CVE-2026-43507 was of that kind).
+    fn xml_limits_before_login(&self) -> Limits {
+        let limits = self.xml_limits(self.config.limits.stanza_bytes_before_login);
+        Limits {
+            elements: limits.elements.min(ELEMENTS_BEFORE_LOGIN),
+            ..limits
+        }
     }
 
     fn xml_limits(&self, bytes: usize) -> Limits {
