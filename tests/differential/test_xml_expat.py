@@ -31,6 +31,7 @@ URI = re.compile(
     rf"(?:[A-Za-z][A-Za-z0-9+.\-]*:|(?![^/?#]*:))(?://{AUTHORITY}(?=[/?#]|\Z)|(?!//))"
     rf"{PATH}(?:\?(?:{CHAR}|[:@/?])*)?(?:#(?:{CHAR}|[:@/?])*)?"
 )
+LONG_NAME = re.compile(rb"[^ \t\r\n<>/='\"&:]{1025}")
 STANZA = re.compile(f"\x01{CLIENT}\x02(message|presence|iq)[\x01\x03-\x05]")
 # No document can hold it, so expat never mistakes a part of a name for its separator.
 SEPARATOR = "\x06"
@@ -146,6 +147,8 @@ def argued(verdict: str, expat: Expat, document: bytes) -> bool:
         "NotWellFormed": expat.bad_uri or expat.version,
         # RFC 6120 §11.6: no other encoding than UTF-8.
         "Encoding": expat.encoding,
+        # Our own limit: no name or prefix above 1,024 bytes (RFC 6120 §4.9.3.14).
+        'Limit("name")': LONG_NAME.search(document) is not None,
     }.get(verdict, False)
 
 
@@ -264,3 +267,4 @@ def test_the_reader_and_expat_agree_on_generated_and_mutated_streams(judge: Path
         verdicts.get(name, 0) > COUNT // 500
         for name in ("NotWellFormed", "Restricted", "Encoding", "BadFormat")
     )
+    assert verdicts.get('Limit("name")', 0) > COUNT // 2000

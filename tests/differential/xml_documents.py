@@ -35,6 +35,8 @@ BAD_NAMES = [
     "a b",
     "\u0301",
     "a\u2028",
+    "n" * 1024,
+    "n" * 1025,
 ]
 PREFIXES = ["p", "q", "h", "stream", "xml", "xmlns", "nope", "é", "XML"]
 URIS = [

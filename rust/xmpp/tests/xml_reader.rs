@@ -315,6 +315,7 @@ fn limits_hold_while_bytes_arrive() {
         ),
         (format!("<message>{deep}"), "depth"),
         (many, "elements"),
+        (format!("<message><{}/>", &long[..1025]), "name"),
         (format!("<message{attributes}>"), "attributes"),
     ] {
         assert_eq!(body(&bad), (vec![], Some(XmlError::Limit(name))), "{name}");

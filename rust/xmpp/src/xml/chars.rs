@@ -23,6 +23,10 @@ const CLASS: [u8; 128] = {
     class
 };
 
+/// The longest name we read, and the longest prefix: no protocol comes near it, and a name is kept
+/// beside every element of a tree (an own limit, within RFC 6120 §13.12).
+pub(super) const MAX_NAME_BYTES: usize = 1024;
+
 /// Whether `byte` matches `S` of XML 1.0 §2.3.
 pub(super) fn is_space(byte: u8) -> bool {
     CLASS

@@ -1,5 +1,6 @@
 //! A small owned tree for stanza payloads and nonzas.
 
+use super::chars::MAX_NAME_BYTES;
 use std::borrow::Cow;
 
 /// A name or namespace: most are constants.
@@ -205,15 +206,17 @@ impl Element {
         super::writer::write_element(self, default_ns, &mut out);
         out
     }
-    /// Whether all names are XML names, so that the tree can be written. A tree that was read
-    /// always can; one made from names that come from elsewhere should be asked.
+    /// Whether all names are XML names that we would read ourselves, so that the tree can be
+    /// written. A tree that was read always can; one made from names that come from elsewhere
+    /// should be asked.
     #[must_use]
     pub fn has_valid_names(&self) -> bool {
-        super::is_ncname(&self.name)
+        let is_name = |name: &str| name.len() <= MAX_NAME_BYTES && super::is_ncname(name);
+        is_name(&self.name)
             && self
                 .attrs
                 .iter()
-                .all(|a| super::is_ncname(&a.name) && (!a.ns.is_empty() || a.name != "xmlns"))
+                .all(|a| is_name(&a.name) && (!a.ns.is_empty() || a.name != "xmlns"))
             && self.elements().all(Self::has_valid_names)
     }
 }

@@ -79,7 +79,7 @@ pub enum XmlError {
     /// Not UTF-8 (`unsupported-encoding`).
     #[error("unsupported encoding")]
     Encoding,
-    /// One of [`Limits`] (`policy-violation`).
+    /// One of [`Limits`], or a name or its prefix above 1,024 bytes (`policy-violation`).
     #[error("limit exceeded: {0}")]
     Limit(&'static str),
     /// The stream element is not in the streams namespace (`invalid-namespace`).

@@ -1,7 +1,7 @@
 //! One tag, checked against the productions of XML 1.0 and Namespaces in XML.
 
 use super::XmlError;
-use super::chars::{is_char, is_space, ncname_end};
+use super::chars::{MAX_NAME_BYTES, is_char, is_space, ncname_end};
 use memchr::{memchr, memchr2, memchr3};
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -55,7 +55,7 @@ impl<'a> Tag<'a> {
     /// [`Tag::parse`] into an empty tag, which is large to move.
     pub fn read(&mut self, inner: &'a str, max_attrs: usize) -> Result<(), XmlError> {
         let text = inner.strip_suffix('/').unwrap_or(inner);
-        let (prefix, local, mut at) = qname(text, 0)?;
+        let (prefix, local, mut at) = short_qname(text, 0)?;
         self.empty = text.len() < inner.len();
         (self.qname, self.prefix, self.local) = (&text[..at], prefix, local);
         let bytes = text.as_bytes();
@@ -95,10 +95,20 @@ fn qname(text: &str, from: usize) -> Result<(&str, &str, usize), XmlError> {
     Ok((&text[from..first], &text[first + 1..second], second))
 }
 
+/// [`qname`] within our bounds. They are on the parts, because what is sent on may get another
+/// prefix.
+fn short_qname(text: &str, from: usize) -> Result<(&str, &str, usize), XmlError> {
+    let name = qname(text, from)?;
+    if name.0.len().max(name.1.len()) > MAX_NAME_BYTES {
+        return Err(XmlError::Limit("name"));
+    }
+    Ok(name)
+}
+
 /// `Attribute` (XML 1.0 §3.1 [41]) and where it ends.
 fn attribute(text: &str, from: usize) -> Result<(RawAttr<'_>, usize), XmlError> {
     let bytes = text.as_bytes();
-    let (prefix, local, end) = qname(text, from)?;
+    let (prefix, local, end) = short_qname(text, from)?;
     let equals = skip_space(bytes, end);
     if bytes.get(equals) != Some(&b'=') {
         return Err(XmlError::NotWellFormed);
@@ -300,6 +310,20 @@ mod tests {
             Tag::parse("a b='' c=''", 1).map(|_| ()),
             Err(XmlError::Limit("attributes"))
         );
+    }
+
+    #[test]
+    fn names_have_a_bound() {
+        let (long, longer) = ("n".repeat(MAX_NAME_BYTES), "n".repeat(MAX_NAME_BYTES + 1));
+        for form in ["N", "N:N b=''/", "a N=''", "a N:N=''", "a xmlns:N='urn:x'"] {
+            assert!(Tag::parse(&form.replace('N', &long), 8).is_ok(), "{form}");
+            let result = Tag::parse(&form.replace('N', &longer), 8).map(|_| ());
+            assert_eq!(result, Err(XmlError::Limit("name")), "{form}");
+        }
+        // Bytes, not characters.
+        let wide = "é".repeat(MAX_NAME_BYTES / 2 + 1);
+        let result = Tag::parse(&wide, 8).map(|_| ());
+        assert_eq!(result, Err(XmlError::Limit("name")));
     }
 
     #[test]
