@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the scenarios share: steps with a deadline, and one JSON line each for the runner.
+
+export const environment = JSON.parse(process.env.INTEROP);
+
+const DEADLINE_MS = 15_000;
+
+export function withDeadline(promise, what, ms = DEADLINE_MS) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no ${what} within ${ms} ms`)), ms);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+export function assert(condition, message) {
+  if (!condition) throw new Error(message);
+}
+
+// Resolves with the first event of that name for which `fits` holds.
+export function event(emitter, name, fits = () => true, ms = DEADLINE_MS) {
+  let listener;
+  const seen = new Promise((resolve) => {
+    listener = (value) => {
+      if (fits(value)) resolve(value);
+    };
+    emitter.on(name, listener);
+  });
+  return withDeadline(seen, name, ms).finally(() => emitter.removeListener(name, listener));
+}
+
+export function tell(id, outcome, text = "") {
+  process.stdout.write(JSON.stringify({ id, outcome, text }) + "\n");
+}
+
+// Runs named scenarios one after another; `wanted` empty: all.
+export async function main(scenarios) {
+  process.on("unhandledRejection", (error) => process.stderr.write(`${error?.stack}\n`));
+  const wanted = process.argv.slice(2);
+  for (const [id, scenario] of Object.entries(scenarios)) {
+    if (wanted.length > 0 && !wanted.includes(id)) continue;
+    try {
+      await withDeadline(scenario(), "end of the scenario", 45_000);
+      tell(id, "ok");
+    } catch (error) {
+      tell(id, "failed", String(error?.stack ?? error));
+    }
+  }
+  process.exit(0);
+}
