@@ -12,19 +12,20 @@ import socket
 import time
 import urllib.request
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from support import ns
 from support.antiphon import Antiphon
-from support.client import Client, SaslFailed, StreamClosed
+from support.client import Client, SaslFailed
 from support.component import Component
 from support.play import Clients
 from support.sasl import Scram, plain
 from support.server import Server
 from support.transport import TcpTransport
-from support.xml import E, Element, message, presence
+from support.xml import E, Element, message
 
 pytestmark = pytest.mark.ours("the limits are ours")
 
@@ -208,9 +209,11 @@ async def test_more_connections_than_an_address_may_have_are_refused(
     reader, writer = await asyncio.open_connection(
         server.address, server.ports.c2s, local_addr=("127.0.0.9", 0)
     )
-    writer.write(kept[0].log and b"<stream:stream xmlns='jabber:client' xmlns:stream='" + (
-        ns.STREAM.encode() + b"' to='" + server.domain.encode() + b"' version='1.0'>"
-    ))
+    header = (
+        f"<stream:stream xmlns='{ns.CLIENT}' xmlns:stream='{ns.STREAM}' to='{server.domain}' "
+        "version='1.0'>"
+    )
+    writer.write(header.encode())
     assert b"features" in await asyncio.wait_for(reader.readuntil(b"</stream:features>"), 5)
     writer.close()
     for client in kept:
@@ -493,8 +496,8 @@ async def paused(client: Client) -> Client:
 def resident_mb(server: Server) -> float:
     """Memory of the node's process."""
     assert server.process is not None
-    with open(f"/proc/{server.process.pid}/status") as status:
-        line = next(row for row in status if row.startswith("VmRSS"))
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    line = next(row for row in status.splitlines() if row.startswith("VmRSS"))
     return int(line.split()[1]) / 1024
 
 
@@ -664,26 +667,7 @@ async def test_the_body_of_a_request_is_bounded(
 
 
 @pytest.mark.settings(
-    limits={
-        name: 0
-        for name in (
-            "connections_per_address",
-            "stanza_bytes",
-            "stanza_depth",
-            "stanza_elements",
-            "stanza_attributes",
-            "login_seconds",
-            "idle_seconds",
-            "auth_attempts",
-            "sessions_per_user",
-            "roster_items",
-            "blocked_items",
-            "offline_messages",
-            "sm_queue_stanzas",
-            "outgoing_bytes",
-            "http_body_bytes",
-        )
-    }
+    limits=dict.fromkeys(("connections_per_address", "stanza_bytes", "stanza_depth", "stanza_elements", "stanza_attributes", "login_seconds", "idle_seconds", "auth_attempts", "sessions_per_user", "roster_items", "blocked_items", "offline_messages", "sm_queue_stanzas", "outgoing_bytes", "http_body_bytes"), 0)
 )
 async def test_zero_turns_a_limit_off(clients: Clients, server: Server) -> None:
     assert isinstance(server, Antiphon)
