@@ -6,7 +6,7 @@ use crate::effect::Local;
 use crate::session::SessionId;
 use crate::store::{OfflineRecord, Write};
 use antiphon_xmpp::stanza::ChildRef;
-use antiphon_xmpp::{Element, Stanza, StanzaCondition, ns};
+use antiphon_xmpp::{Element, Jid, Stanza, StanzaCondition, ns};
 use std::ops::Range;
 
 /// Most messages that wait behind a read for one session, and their bytes.
@@ -350,12 +350,18 @@ impl User {
 
     /// Where the delay stamps of this server are.
     fn own_delays(&self, stanza: &Stanza) -> Vec<Range<u32>> {
+        let domain = self.jid.domain();
+        // As receivers compare addresses: without case, and prepared (RFC 7622 §3.2).
+        let is_ours = |from: &str| {
+            let is_alike = |jid: Jid| jid.is_domain() && jid.domain() == domain;
+            from == domain || Jid::parse(from).is_ok_and(is_alike)
+        };
         let is_own = |child: &ChildRef| {
             child.ns == ns::DELAY
                 && child.name == "delay"
                 && stanza
                     .parse(child)
-                    .is_some_and(|e| e.attr("from") == Some(self.jid.domain()))
+                    .is_some_and(|e| e.attr("from").is_some_and(is_ours))
         };
         let children = stanza.payload.children.iter();
         children

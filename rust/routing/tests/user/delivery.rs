@@ -193,7 +193,7 @@ fn a_stranger_to_the_entity_sends_nothing() {
 #[test]
 fn a_delay_in_the_name_of_this_server_is_taken_away() {
     let mut world = World::with_sessions(UserRecord::default(), &[Some(0)]);
-    let forged = "<body>x</body><delay xmlns='urn:xmpp:delay' from='capulet.example' \
+    let forged = "<body>x</body><delay xmlns='urn:xmpp:delay' from='Capulet.example' \
          stamp='2002-09-10T23:08:25Z'/>";
     let honest = "<delay xmlns='urn:xmpp:delay' from='montague.example' \
          stamp='2002-09-10T23:08:25Z'/>";
