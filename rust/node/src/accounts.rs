@@ -8,8 +8,11 @@ use antiphon_xmpp::stanza::{StanzaCondition, StanzaError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use std::thread::available_parallelism;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
 
 /// Addresses with failed logins remembered at most.
 const MAX_ADDRESSES: usize = 100_000;
@@ -58,6 +61,35 @@ impl Failures {
     }
 }
 
+/// Slow hashes: as many at once as leave one core to everybody else. The others wait their turn, so
+/// a flood of passwords to check takes neither all cores nor hundreds of threads.
+#[derive(Debug)]
+pub struct Hashing(Arc<Semaphore>);
+
+impl Default for Hashing {
+    fn default() -> Self {
+        let cores = available_parallelism().map_or(1, NonZero::get);
+        Self(Arc::new(Semaphore::new((cores - 1).max(1))))
+    }
+}
+
+impl Hashing {
+    /// Runs it on a thread of its own. `None`: it panicked, or the node stops.
+    async fn run<T: Send + 'static>(
+        &self,
+        runtime: &Handle,
+        hash: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let turn = Arc::clone(&self.0).acquire_owned().await.ok()?;
+        let hashing = runtime.spawn_blocking(move || {
+            // Who asked may be gone; the core is busy all the same.
+            let _turn = turn;
+            hash()
+        });
+        hashing.await.ok()
+    }
+}
+
 impl Node {
     /// Answers what a SASL exchange needs.
     pub(crate) async fn answer_query(self: Arc<Self>, query: Query) -> Answer {
@@ -73,7 +105,7 @@ impl Node {
                 Err(error) => self.no_credentials(&error),
             },
             Query::Password { account, password } => match self.store.credentials(&account).await {
-                Ok(credentials) => self.check(credentials, password).await,
+                Ok(credentials) => self.check(account, credentials, password).await,
                 Err(error) => self.no_credentials(&error),
             },
         }
@@ -84,10 +116,26 @@ impl Node {
         Answer::Unavailable
     }
 
-    async fn check(self: &Arc<Self>, credentials: Option<Credentials>, password: String) -> Answer {
+    async fn check(
+        self: &Arc<Self>,
+        account: Jid,
+        credentials: Option<Credentials>,
+        password: String,
+    ) -> Answer {
+        if let Some(credentials) = &credentials
+            && credentials.is_enabled
+            && self.store.is_proven(&account, credentials, &password)
+        {
+            return Answer::Verdict(Ok(()));
+        }
         let iterations = self.live.load().config.auth.scram_iterations;
-        let checking = self.runtime.spawn_blocking(move || {
-            sasl::check_password(credentials.as_ref(), &password, iterations)
+        let node = Arc::clone(self);
+        let checking = self.hashing.run(&self.runtime, move || {
+            let verdict = sasl::check_password(credentials.as_ref(), &password, iterations);
+            if let (Ok(()), Some(credentials)) = (verdict, &credentials) {
+                node.store.prove(&account, credentials, &password);
+            }
+            verdict
         });
         checking.await.map_or(Answer::Unavailable, Answer::Verdict)
     }
@@ -121,7 +169,7 @@ impl Node {
     ) -> Result<Credentials, StanzaError> {
         let live = self.live.load_full();
         let node = Arc::clone(self);
-        let deriving = self.runtime.spawn_blocking(move || {
+        let deriving = self.hashing.run(&self.runtime, move || {
             let mut random = |out: &mut [u8]| node.fill_random(out);
             Credentials::derive(
                 &password,
@@ -130,18 +178,16 @@ impl Node {
                 &mut random,
             )
         });
-        let derived = deriving
-            .await
-            .map_err(|_| StanzaCondition::InternalServerError)?;
+        let derived = deriving.await.ok_or(StanzaCondition::InternalServerError)?;
         derived.map_err(|error| {
             StanzaError::new(StanzaCondition::NotAcceptable).with_text(error.to_string())
         })
     }
 
     /// A write, awaited.
-    pub(crate) async fn commit(store: &Arc<dyn Store>, write: Write) -> Result<(), StanzaError> {
+    pub(crate) async fn commit(&self, write: Write) -> Result<(), StanzaError> {
         let (done, receiver) = oneshot::channel();
-        store.write(
+        self.store.write(
             write,
             Box::new(move |result| {
                 // Whoever asked may have given up.

@@ -4,7 +4,7 @@ use crate::node::{Node, store_error};
 use crate::value::Value;
 use antiphon_routing::SessionId;
 use antiphon_routing::effect::Effects;
-use antiphon_routing::store::{MapKind, RosterItem, StoreError, Subscription, Write};
+use antiphon_routing::store::{MapKind, RosterItem, Store, StoreError, Subscription, Write};
 use antiphon_routing::user::{Call, CallAnswer, User};
 use antiphon_xmpp::sasl::{Credentials, ScramKeys};
 use antiphon_xmpp::stanza::{StanzaCondition, StanzaError};
@@ -244,7 +244,7 @@ impl Node {
                     key,
                     value: value.into(),
                 };
-                return Self::commit(&self.store, write).await.map(|()| Value::None);
+                return self.commit(write).await.map(|()| Value::None);
             }
             _ => return Err(StanzaCondition::InternalServerError.into()),
         };
@@ -334,7 +334,7 @@ impl Node {
     }
 
     async fn store_account(self: &Arc<Self>, write: Write) -> Answered {
-        Self::commit(&self.store, write).await.map(|()| Value::None)
+        self.commit(write).await.map(|()| Value::None)
     }
 
     /// Contacts hear of it first, then everything of the account goes.

@@ -25,6 +25,8 @@ const TICK: Duration = Duration::from_millis(500);
 const IDLE_ENTITY_S: u64 = 60;
 /// Ticks between two looks at idle entities.
 const EVICT_TICKS: u64 = 20;
+/// Ticks between two groups of what is written behind.
+const FLUSH_TICKS: u64 = 4;
 
 struct Running {
     runtime: Runtime,
@@ -87,10 +89,7 @@ impl Core {
     }
 
     fn start_on(&self, runtime: Runtime, live: Live) -> Result<Running, ConfigError> {
-        let mut secret = [0u8; 32];
-        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret)
-            .map_err(|_| std::io::Error::other("the system has no randomness"))?;
-        let dummy_secret: Arc<[u8]> = secret.as_slice().into();
+        let dummy_secret: Arc<[u8]> = Arc::new(random_key()?);
         self.bridge.set_log_level(live.config.log_level);
         let tls = live.tls()?;
         let streams = live.client_streams(&dummy_secret)?;
@@ -109,6 +108,7 @@ impl Core {
         let node = Arc::new(Node::new(
             live,
             Arc::clone(&store),
+            random_key()?,
             locator,
             Arc::clone(&self.bridge),
             handle,
@@ -250,6 +250,14 @@ impl Core {
     }
 }
 
+/// A secret of this process.
+fn random_key() -> std::io::Result<[u8; 32]> {
+    let mut secret = [0u8; 32];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret)
+        .map_err(|_| std::io::Error::other("the system has no randomness"))?;
+    Ok(secret)
+}
+
 fn parse(json: &str) -> Result<NodeConfig, ConfigError> {
     serde_json::from_str(json)
         .map_err(|error| ConfigError::Document(format!("core configuration: {error}")))
@@ -293,6 +301,9 @@ async fn tick(node: Arc<Node>, alarms: Arc<Alarms>) {
             node.answered(answered);
         }
         node.requests.expire(now_ms, &node.bridge);
+        if ticks.is_multiple_of(FLUSH_TICKS) {
+            node.store.tick(now_ms);
+        }
         if ticks.is_multiple_of(EVICT_TICKS) {
             let before_s = (now_ms / 1000).saturating_sub(IDLE_ENTITY_S);
             for mut shard in node.shards.each() {

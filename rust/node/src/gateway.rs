@@ -9,7 +9,7 @@ use antiphon_net::session::Session;
 use antiphon_routing::SessionId;
 use antiphon_routing::effect::Effects;
 use antiphon_routing::matching::Target;
-use antiphon_routing::store::{StoreError, Write};
+use antiphon_routing::store::{Store, StoreError, Write};
 use antiphon_routing::user::User;
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::sasl::{Answer, Mechanism, Query};

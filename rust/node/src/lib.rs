@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod bridge;
+mod cached;
 pub mod calls;
 pub mod caps;
 pub mod config;

@@ -5,8 +5,9 @@
     reason = "what is refused is given back, and boxing it would cost every stanza"
 )]
 
-use crate::accounts::Failures;
+use crate::accounts::{Failures, Hashing};
 use crate::bridge::{Answered, Bridge};
+use crate::cached::Cached;
 use crate::caps::KnownCaps;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -40,7 +41,7 @@ const OFFLINE_PAGE: usize = 100;
 /// One node. Everything that routes holds an `Arc` of it.
 pub struct Node {
     pub(crate) live: ArcSwap<Live>,
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) store: Cached,
     pub(crate) locator: Arc<dyn Locator>,
     pub(crate) shards: Shards,
     pub(crate) sessions: Sessions,
@@ -48,6 +49,7 @@ pub struct Node {
     pub(crate) components: RwLock<HashMap<String, Arc<Session>>>,
     pub(crate) requests: Requests,
     pub(crate) failures: Failures,
+    pub(crate) hashing: Hashing,
     pub(crate) caps: KnownCaps,
     pub(crate) metrics: Metrics,
     pub(crate) runtime: Handle,
@@ -81,17 +83,19 @@ fn return_effects(mut fx: Effects) {
 pub(crate) type Routes = VecDeque<Stanza>;
 
 impl Node {
-    /// A node around its store. Call on the runtime that `runtime` is.
+    /// A node around its store. Call on the runtime that `runtime` is. `proof_key` is random: see
+    /// [`Cached::new`].
     pub fn new(
         live: Live,
         store: Arc<dyn Store>,
+        proof_key: [u8; 32],
         locator: Arc<dyn Locator>,
         bridge: Arc<Bridge>,
         runtime: Handle,
     ) -> Self {
         Self {
             live: ArcSwap::from_pointee(live),
-            store,
+            store: Cached::new(store, &proof_key),
             locator,
             shards: Shards::default(),
             sessions: Sessions::default(),
@@ -99,6 +103,7 @@ impl Node {
             components: RwLock::default(),
             requests: Requests::default(),
             failures: Failures::default(),
+            hashing: Hashing::default(),
             caps: KnownCaps::default(),
             metrics: Metrics::default(),
             runtime,

@@ -12,23 +12,21 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 /// See [`antiphon_routing::store::Store::user`].
 pub(super) fn user(db: &Connection, jid: &Jid) -> rusqlite::Result<Option<UserRecord>> {
+    // Most accounts have no lists, and then one statement has seen all of one state.
+    match head(db, jid)? {
+        None => return Ok(None),
+        Some(Head {
+            record,
+            has_lists: false,
+            ..
+        }) => return Ok(Some(record)),
+        Some(_) => {}
+    }
     let db = db.unchecked_transaction()?;
-    let found = db
-        .prepare_cached(
-            "SELECT id, roster_version, last_seen_ms, last_status FROM owner
-             WHERE domain = ?1 AND localpart = ?2 AND localpart <> ''",
-        )?
-        .query_row((jid.domain(), localpart(jid)), |row| {
-            let record = UserRecord {
-                roster_version: from_sql(row.get(1)?),
-                last_seen_ms: from_sql(row.get(2)?),
-                last_status: row.get(3)?,
-                ..UserRecord::default()
-            };
-            Ok((row.get::<_, i64>(0)?, record))
-        })
-        .optional()?;
-    let Some((owner, mut record)) = found else {
+    let Some(Head {
+        owner, mut record, ..
+    }) = head(&db, jid)?
+    else {
         return Ok(None);
     };
     record.roster = list(
@@ -54,10 +52,40 @@ pub(super) fn user(db: &Connection, jid: &Jid) -> rusqlite::Result<Option<UserRe
         [owner],
         |row| address(row, 0),
     )?;
-    record.offline = db
-        .prepare_cached("SELECT COUNT(*) FROM offline WHERE owner = ?1")?
-        .query_row([owner], |row| row.get(0).map(from_sql))?;
     Ok(Some(record))
+}
+
+/// A user's record without its lists.
+struct Head {
+    owner: i64,
+    record: UserRecord,
+    has_lists: bool,
+}
+
+fn head(db: &Connection, jid: &Jid) -> rusqlite::Result<Option<Head>> {
+    db.prepare_cached(
+        "SELECT id, roster_version, last_seen_ms, last_status,
+                (SELECT COUNT(*) FROM offline WHERE owner = o.id),
+                EXISTS (SELECT 1 FROM roster WHERE owner = o.id)
+                OR EXISTS (SELECT 1 FROM request WHERE owner = o.id)
+                OR EXISTS (SELECT 1 FROM blocked WHERE owner = o.id)
+         FROM owner AS o
+         WHERE domain = ?1 AND localpart = ?2 AND localpart <> ''",
+    )?
+    .query_row((jid.domain(), localpart(jid)), |row| {
+        Ok(Head {
+            owner: row.get(0)?,
+            record: UserRecord {
+                roster_version: from_sql(row.get(1)?),
+                last_seen_ms: from_sql(row.get(2)?),
+                last_status: row.get(3)?,
+                offline: row.get(4).map(from_sql)?,
+                ..UserRecord::default()
+            },
+            has_lists: row.get(5)?,
+        })
+    })
+    .optional()
 }
 
 /// See [`antiphon_routing::store::Store::credentials`].
