@@ -13,7 +13,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::requests::Requests;
 use crate::sessions::Sessions;
-use crate::shard::{self, Found, Job, Shards, Slot, Touch, enqueue};
+use crate::shard::{self, Found, Shards, Slot, Touch, Waiting, enqueue};
 use antiphon_net::session::{Sent, Session, Undelivered};
 use antiphon_routing::SessionId;
 use antiphon_routing::effect::{Effects, Local, Origin};
@@ -155,6 +155,22 @@ impl Node {
     where
         F: FnOnce(&Arc<Self>, Result<&mut User, &StoreError>, &mut Effects) + Send + 'static,
     {
+        self.with_user_holding(bare, None, job, routes)
+    }
+
+    /// As [`Node::with_user`]. While the entity is being read, `session` reads no further stanza:
+    /// what it sent is handled in order (RFC 6120 §10.1), and an account that must be looked for
+    /// answers no later than one that is in memory (§13.11).
+    pub(crate) fn with_user_holding<F>(
+        self: &Arc<Self>,
+        bare: &Jid,
+        session: Option<SessionId>,
+        job: F,
+        routes: &mut Routes,
+    ) -> Result<(), Busy>
+    where
+        F: FnOnce(&Arc<Self>, Result<&mut User, &StoreError>, &mut Effects) + Send + 'static,
+    {
         let hash = shard::hash(bare.bare_str());
         let mut shard = self.shards.lock(hash);
         match shard.find(hash, bare.bare_str()) {
@@ -173,10 +189,16 @@ impl Node {
                 return_effects(fx);
                 Ok(())
             }
-            Found::Loading(jobs) => enqueue(jobs, Box::new(job)).map_err(|_| Busy),
+            Found::Loading(waiting) => {
+                enqueue(waiting, Box::new(job)).map_err(|_| Busy)?;
+                self.hold(session, &mut waiting.held);
+                Ok(())
+            }
             Found::Missing => {
-                let jobs: VecDeque<Job> = [Box::new(job) as Job].into();
-                shard.insert(hash, Slot::Loading(bare.bare(), jobs));
+                let mut waiting = Waiting::default();
+                waiting.jobs.push_back(Box::new(job));
+                self.hold(session, &mut waiting.held);
+                shard.insert(hash, Slot::Loading(bare.bare(), waiting));
                 drop(shard);
                 self.load(bare.bare());
                 Ok(())
@@ -229,9 +251,10 @@ impl Node {
         let hash = shard::hash(bare.as_str());
         let mut routes = Routes::new();
         let mut shard = self.shards.lock(hash);
-        let Some(Slot::Loading(_, jobs)) = shard.remove(hash, bare.as_str()) else {
+        let Some(Slot::Loading(_, waiting)) = shard.remove(hash, bare.as_str()) else {
             return;
         };
+        let Waiting { jobs, held } = waiting;
         let mut fx = borrow_effects();
         match record {
             Ok(record) => {
@@ -260,6 +283,16 @@ impl Node {
         drop(shard);
         return_effects(fx);
         self.route_all(routes);
+        for session in held {
+            self.release(session);
+        }
+    }
+
+    fn hold(&self, session: Option<SessionId>, held: &mut Vec<SessionId>) {
+        if let Some(found) = session.and_then(|id| self.sessions.get(id)) {
+            found.hold();
+            held.push(found.id);
+        }
     }
 
     /// Enters the entity of an anonymous user.

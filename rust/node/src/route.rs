@@ -57,7 +57,8 @@ impl Node {
         if stanza.kind == StanzaKind::Presence {
             self.look_at_caps(&stanza);
         }
-        let origin = (seq > 0).then_some(Origin {
+        // Number 0 where nothing is counted: then it only says whose stanza it is.
+        let origin = Some(Origin {
             session: session.id,
             seq,
         });
@@ -73,9 +74,9 @@ impl Node {
         let _ = self.with_user(&session.jid, job, &mut routes);
         let mut is_later = false;
         while let Some(stanza) = routes.pop_front() {
-            // The message itself and no answer or notice that it caused.
+            // The stanza itself and no answer or notice that it caused.
             let is_own =
-                stanza.kind == StanzaKind::Message && stanza.from.as_ref() == Some(&session.jid);
+                stanza.kind != StanzaKind::Presence && stanza.from.as_ref() == Some(&session.jid);
             is_later |= self.route_one(stanza, origin.filter(|_| is_own), &mut routes);
         }
         if !is_later {
@@ -264,18 +265,19 @@ impl Node {
         routes: &mut Routes,
     ) -> bool {
         if is_request(&stanza) && to.is_bare() {
-            self.iq_to_account(stanza, to, routes);
+            self.iq_to_account(stanza, to, origin, routes);
             return false;
         }
+        let counted = origin.filter(|o| o.seq > 0);
         let mut slot = Some(stanza);
         let taken = self.with_live_user(to, routes, |user, fx| {
             if let Some(stanza) = slot.take() {
-                user.incoming(stanza, origin, self.now(), &self.live.load().policy, fx);
+                user.incoming(stanza, counted, self.now(), &self.live.load().policy, fx);
             }
             is_stored(fx)
         });
         match (taken, slot) {
-            (Some(is_stored), _) => origin.is_some() && is_stored,
+            (Some(is_stored), _) => counted.is_some() && is_stored,
             (None, Some(stanza)) => self.to_account_later(stanza, to, origin, routes),
             (None, None) => false,
         }
@@ -290,6 +292,8 @@ impl Node {
         routes: &mut Routes,
     ) -> bool {
         let copy = stanza.clone();
+        let sender = origin.map(|o| o.session);
+        let origin = origin.filter(|o| o.seq > 0);
         let job = move |node: &Arc<Self>,
                         user: Result<&mut User, &StoreError>,
                         fx: &mut Effects| {
@@ -304,7 +308,7 @@ impl Node {
                 session.handled(origin.seq);
             }
         };
-        if self.with_user(to, job, routes).is_err() {
+        if self.with_user_holding(to, sender, job, routes).is_err() {
             routes.extend(copy.error(&Busy.into()));
             return false;
         }
@@ -314,7 +318,13 @@ impl Node {
     /// An IQ get or set to a bare JID, from somebody else: the server answers, the same whether the
     /// account refuses or does not exist (RFC 6120 §13.11), for which reason Python is asked about
     /// accounts that do not exist too.
-    fn iq_to_account(self: &Arc<Self>, stanza: Stanza, to: &Jid, routes: &mut Routes) {
+    fn iq_to_account(
+        self: &Arc<Self>,
+        stanza: Stanza,
+        to: &Jid,
+        origin: Option<Origin>,
+        routes: &mut Routes,
+    ) {
         let copy = stanza.clone();
         let job =
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
@@ -348,7 +358,8 @@ impl Node {
                         .extend(stanza.error(&StanzaCondition::ServiceUnavailable.into())),
                 }
             };
-        if self.with_user(to, job, routes).is_err() {
+        let sender = origin.map(|o| o.session);
+        if self.with_user_holding(to, sender, job, routes).is_err() {
             routes.extend(copy.error(&Busy.into()));
         }
     }

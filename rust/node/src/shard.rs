@@ -1,5 +1,6 @@
 //! Entities in memory: one lock for each slice of them, none held while another is taken.
 
+use antiphon_routing::SessionId;
 use antiphon_routing::effect::Effects;
 use antiphon_routing::store::StoreError;
 use antiphon_routing::user::User;
@@ -22,10 +23,19 @@ const IDLE: usize = 128;
 /// Something to do with an entity: run under its lock once it is there.
 pub type Job = Box<dyn FnOnce(&Arc<Node>, Result<&mut User, &StoreError>, &mut Effects) + Send>;
 
+/// What waits for an entity to be read.
+#[derive(Default)]
+pub struct Waiting {
+    /// In the order in which they came.
+    pub jobs: VecDeque<Job>,
+    /// Sessions that read on once the jobs are done and what they route has been routed.
+    pub held: Vec<SessionId>,
+}
+
 /// An entity that is there, or is being read.
 pub enum Slot {
     /// Being read; what waits for it.
-    Loading(Jid, VecDeque<Job>),
+    Loading(Jid, Waiting),
     /// There.
     Live(Box<User>, Touch),
 }
@@ -61,7 +71,7 @@ pub enum Found<'a> {
     /// Ready.
     Live(&'a mut User, &'a mut Touch),
     /// Not yet; add a job.
-    Loading(&'a mut VecDeque<Job>),
+    Loading(&'a mut Waiting),
     /// Not in memory.
     Missing,
 }
@@ -163,10 +173,10 @@ impl Shard {
 }
 
 /// Adds a job that waits for its entity. `Err`: too many wait.
-pub fn enqueue(jobs: &mut VecDeque<Job>, job: Job) -> Result<(), Job> {
-    if jobs.len() >= WAITING {
+pub fn enqueue(waiting: &mut Waiting, job: Job) -> Result<(), Job> {
+    if waiting.jobs.len() >= WAITING {
         return Err(job);
     }
-    jobs.push_back(job);
+    waiting.jobs.push_back(job);
     Ok(())
 }
