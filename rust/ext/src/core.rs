@@ -49,7 +49,8 @@ impl Core {
         py.detach(|| self.0.stop_accepting());
     }
     fn stop(&self, py: Python<'_>, deadline_s: f64) {
-        let deadline = Duration::from_secs_f64(deadline_s.clamp(0.0, 3600.0));
+        let seconds = if deadline_s.is_nan() { 0.0 } else { deadline_s };
+        let deadline = Duration::from_secs_f64(seconds.clamp(0.0, 3600.0));
         py.detach(|| self.0.stop(deadline));
     }
     fn crossings(&self) -> u64 {

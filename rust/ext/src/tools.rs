@@ -106,6 +106,9 @@ pub fn derive_keys<'py>(
     iterations: u32,
 ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
     let hash = scram_hash(hash)?;
+    if iterations == 0 {
+        return Err(PyValueError::new_err("at least one iteration"));
+    }
     let password = prepare_opaque(password).map_err(|e| PyValueError::new_err(e.to_string()))?;
     let keys = py.detach(|| ScramKeys::derive(hash, &password, &salt, iterations));
     Ok((
