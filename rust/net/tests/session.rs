@@ -1,0 +1,191 @@
+//! A session and the connections that carry it, one after another.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use antiphon_net::session::{FIRST_GENERATION, QueueLimits, Session, Undelivered};
+use antiphon_routing::SessionId;
+use antiphon_xmpp::stanza::{Stanza, StanzaKind};
+use antiphon_xmpp::stream::framing::{Framing, Outgoing};
+use antiphon_xmpp::stream::{StreamCondition, sm};
+use antiphon_xmpp::{Element, Jid};
+use std::task::Waker;
+
+fn session(outgoing_bytes: usize, unacked: usize) -> Session {
+    let limits = QueueLimits {
+        outgoing_bytes,
+        unacked: sm::QueueLimits {
+            stanzas: unacked,
+            bytes: 1_000_000,
+        },
+        held_stanzas: 3,
+    };
+    let id = SessionId { node: 0, number: 1 };
+    Session::new(id, Jid::parse("a@b/c").unwrap(), Framing::Tcp, limits)
+}
+
+fn with_sm(outgoing_bytes: usize, unacked: usize) -> Session {
+    let session = session(outgoing_bytes, unacked);
+    session.enable_sm(Outgoing::new(Framing::Tcp));
+    session
+}
+
+fn message(id: &str) -> Stanza {
+    Stanza::new(StanzaKind::Message)
+        .with_id(id)
+        .with_child(&Element::new("jabber:client", "body").with_text("text"))
+}
+
+fn presence(from: &str) -> Stanza {
+    Stanza::new(StanzaKind::Presence)
+        .from(Jid::parse(from).unwrap())
+        .with_id(from)
+}
+
+fn ids(sent: &[antiphon_net::session::Sent]) -> Vec<String> {
+    sent.iter()
+        .map(|s| s.stanza.id.as_deref().unwrap_or("").to_owned())
+        .collect()
+}
+
+fn written(session: &Session, generation: u64) -> String {
+    String::from_utf8(session.take(generation, Waker::noop()).out.bytes).unwrap()
+}
+
+#[test]
+fn what_was_never_confirmed_comes_back_in_order_before_what_found_the_queue_full() {
+    let session = with_sm(1_000_000, 3);
+    for id in ["1", "2", "3"] {
+        session.deliver(message(id), None, 0).unwrap();
+    }
+    let Err(Undelivered::Overflow(refused, before)) = session.deliver(message("4"), None, 0) else {
+        panic!("there is no room");
+    };
+    assert_eq!(refused.id.as_deref(), Some("4"));
+    assert_eq!(ids(&before), ["1", "2", "3"]);
+    let taken = session.take(FIRST_GENERATION, Waker::noop());
+    assert_eq!(
+        taken.close.unwrap().condition,
+        StreamCondition::ResourceConstraint
+    );
+    assert!(
+        !String::from_utf8(taken.out.bytes)
+            .unwrap()
+            .contains("id='4'")
+    );
+    assert!(matches!(
+        session.deliver(message("5"), None, 0),
+        Err(Undelivered::Closed(_))
+    ));
+    assert!(session.finish(0).is_empty());
+}
+
+#[test]
+fn what_the_connection_has_not_written_counts() {
+    let session = session(1_000, 0);
+    session.deliver(message("1"), None, 0).unwrap();
+    session.set_unsent(2_000);
+    assert!(session.is_behind());
+    let refused = session.deliver(message("2"), None, 0);
+    assert!(matches!(refused, Err(Undelivered::Overflow(..))));
+}
+
+#[test]
+fn answers_that_nobody_reads_end_the_session() {
+    let session = with_sm(200, 100);
+    for _ in 0..1_000 {
+        session.answer_ack_request();
+    }
+    let taken = session.take(FIRST_GENERATION, Waker::noop());
+    assert!(taken.out.len() < 400);
+    assert_eq!(
+        taken.close.unwrap().condition,
+        StreamCondition::ResourceConstraint
+    );
+}
+
+#[test]
+fn a_connection_that_cannot_write_takes_nothing_but_sees_the_end() {
+    let session = session(1_000, 0);
+    session.deliver(message("1"), None, 0).unwrap();
+    session.close(StreamCondition::NotAuthorized.into());
+    let looked = session.look(FIRST_GENERATION, Waker::noop());
+    assert!(looked.out.is_empty());
+    assert_eq!(
+        looked.close.unwrap().condition,
+        StreamCondition::NotAuthorized
+    );
+    assert!(written(&session, FIRST_GENERATION).contains("id='1'"));
+    assert!(
+        session
+            .look(FIRST_GENERATION + 1, Waker::noop())
+            .is_replaced
+    );
+}
+
+#[test]
+fn held_back_stanzas_that_find_the_queue_full_are_not_lost() {
+    let session = with_sm(1_000_000, 2);
+    session.set_active(false, 0);
+    for from in ["x@y/1", "x@y/2", "x@y/3"] {
+        session.deliver(presence(from), None, 0).unwrap();
+    }
+    // The message takes them along; two fit.
+    let Err(Undelivered::Overflow(refused, before)) = session.deliver(message("m"), None, 0) else {
+        panic!("there is no room");
+    };
+    assert_eq!(refused.id.as_deref(), Some("m"));
+    assert_eq!(ids(&before), ["x@y/1", "x@y/2", "x@y/3"]);
+}
+
+#[test]
+fn a_record_is_confirmed_with_its_own_stanza_and_not_with_those_it_took_along() {
+    let session = with_sm(1_000_000, 10);
+    session.set_active(false, 0);
+    session.deliver(presence("x@y/1"), None, 0).unwrap();
+    session.deliver(message("m"), Some(77), 0).unwrap();
+    assert_eq!(session.acked(1).unwrap(), []);
+    assert_eq!(session.acked(2).unwrap(), [77]);
+}
+
+#[test]
+fn a_connection_that_was_replaced_neither_leaves_nor_counts() {
+    let session = with_sm(1_000, 10);
+    session.deliver(message("1"), None, 0).unwrap();
+    assert_eq!(session.received_by(FIRST_GENERATION), Some(1));
+    let claim = session.detach(0).unwrap();
+    assert!(session.is_claimed(claim));
+    assert_eq!(session.received_by(FIRST_GENERATION), None);
+    assert!(!session.leave(FIRST_GENERATION, 0));
+    let now = session.attach(Framing::Tcp, Outgoing::new(Framing::Tcp));
+    assert!(!session.is_claimed(claim));
+    assert!(written(&session, now).contains("id='1'"));
+    assert!(session.is_attached());
+    assert!(session.leave(now, 0));
+    assert!(!session.is_attached());
+    assert_eq!(ids(&session.finish(0)), ["1"]);
+    assert!(session.detach(0).is_none());
+}
+
+#[test]
+fn of_two_that_take_the_session_the_later_has_it() {
+    let session = with_sm(1_000, 10);
+    let first = session.detach(0).unwrap();
+    let second = session.detach(0).unwrap();
+    assert!(!session.is_claimed(first));
+    assert!(session.is_claimed(second));
+}
+
+#[test]
+fn there_is_room_until_half_of_what_may_wait_does() {
+    let session = with_sm(1_000, 8);
+    assert_eq!(session.room(), Some((2, 250)));
+    for id in ["1", "2", "3", "4", "5"] {
+        session.deliver(message(id), None, 0).unwrap();
+        written(&session, FIRST_GENERATION);
+    }
+    assert_eq!(session.room(), None);
+    session.acked(5).unwrap();
+    assert!(session.room().is_some());
+    session.set_unsent(600);
+    assert_eq!(session.room(), None);
+}
