@@ -26,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--server", default="antiphon", help="antiphon, prosody or HOST:PORT")
     group.addoption("--domain", default="localhost", help="the domain of --server HOST:PORT")
     group.addoption("--accounts", type=Path, help="file of jid,password for --server HOST:PORT")
+    group.addoption("--proxy", type=int, metavar="SEED", help="tear and delay all streams")
     group.addoption("--ca", type=Path, help="certificate authority of --server HOST:PORT")
 
 

@@ -22,7 +22,15 @@ class Component(Client):
     def __init__(self, server: Server, domain: str | None = None) -> None:
         name = domain or server.component_domain
         super().__init__(
-            Endpoint(name, server.address, server.ports.component, "plain"), None, name
+            Endpoint(
+                name,
+                server.address,
+                server.front(server.ports.component),
+                "plain",
+                torn=server.torn,
+            ),
+            None,
+            name,
         )
         self.jid = name
 

@@ -20,6 +20,8 @@ class Endpoint:
     url: str = ""
     alpn: tuple[str, ...] = ("xmpp-client",)
     sni: str | None = None
+    torn: int | None = None
+    """Tear what is written at places that this seed chooses; see `proxy`."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from .client import Client
 from .endpoint import Account
 from .external import External
 from .prosody import Prosody
+from .proxy import Proxy
 from .server import Ports, Server, ServerFailed, Settings, make_ports
 from .xml import presence
 
@@ -31,6 +32,8 @@ class Servers:
         self._config, self._factory, self._authority = config, factory, authority
         self._running: dict[Settings, Server | ServerFailed] = {}
         self._retired: list[Server] = []
+        seed = config.getoption("--proxy")
+        self._proxy = None if seed is None else Proxy(int(seed))
 
     def __call__(self, settings: Settings) -> Server:
         """The running server of those settings; fails the test if it does not start."""
@@ -60,6 +63,7 @@ class Servers:
     def fresh(self, settings: Settings, address: str = ADDRESS, **fixed: int) -> Server:
         """A server of its own, started; the caller stops it."""
         server = self.build(settings, address, **fixed)
+        server.proxy = self._proxy
         server.start()
         return server
 
@@ -97,6 +101,8 @@ class Servers:
 
     def stop(self) -> None:
         """Stops all."""
+        if self._proxy is not None:
+            self._proxy.stop()
         for server in self._retired:
             with suppress(OSError):
                 server.stop()

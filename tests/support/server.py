@@ -16,6 +16,7 @@ from typing import IO
 
 from .certs import Authority, KeyPair
 from .endpoint import Account, Endpoint
+from .proxy import Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 30.0
@@ -79,6 +80,9 @@ class Server(ABC):
     _pool: dict[str, deque[Account]] = field(default_factory=dict)
     _made: int = 0
     handed_out: list[Account] = field(default_factory=list)
+    proxy: Proxy | None = None
+    """What stands before every port, if anything does."""
+    _fronts: dict[int, int] = field(default_factory=dict)
 
     @property
     def domain(self) -> str:
@@ -105,9 +109,24 @@ class Server(ABC):
             "ws": self.ports.http,
             "wss": self.ports.https,
         }[kind]
+        port = self.front(port)
         url = f"{kind}://{self.address}:{port}{self.ws_path}" if kind in ("ws", "wss") else ""
         transport = "ws" if kind == "wss" else kind
-        return Endpoint(name, self.address, port, transport, self.authority.ca, url)
+        ca = self.authority.ca
+        return Endpoint(name, self.address, port, transport, ca, url, torn=self.torn)
+
+    def front(self, port: int) -> int:
+        """Where a client goes to reach that port: there, or the proxy before it."""
+        if self.proxy is None:
+            return port
+        if port not in self._fronts:
+            self._fronts[port] = self.proxy.front(self.address, port)
+        return self._fronts[port]
+
+    @property
+    def torn(self) -> int | None:
+        """The seed with which clients tear what they write; none without a proxy."""
+        return None if self.proxy is None else self.proxy.seed
 
     ws_path = "/ws"
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from .endpoint import Endpoint
+from .proxy import pieces
 
 
 class Sink(Protocol):
@@ -43,8 +45,9 @@ class Transport(Protocol):
 class TcpTransport(asyncio.Protocol):
     """TCP; TLS from the start or later."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, torn: int | None = None) -> None:
         self._sink = sink
+        self._dice = None if torn is None else random.Random(torn)
         self._transport: asyncio.Transport | None = None
         self._reported = False
 
@@ -54,7 +57,11 @@ class TcpTransport(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         name = (endpoint.sni or endpoint.domain) if tls is not None else None
         _, protocol = await loop.create_connection(
-            lambda: cls(sink), endpoint.host, endpoint.port, ssl=tls, server_hostname=name
+            lambda: cls(sink, endpoint.torn),
+            endpoint.host,
+            endpoint.port,
+            ssl=tls,
+            server_hostname=name,
         )
         return protocol
 
@@ -84,7 +91,12 @@ class TcpTransport(asyncio.Protocol):
     def write(self, data: str | bytes) -> None:
         """Sends text as UTF-8, or bytes."""
         assert self._transport is not None
-        self._transport.write(data.encode() if isinstance(data, str) else data)
+        octets = data.encode() if isinstance(data, str) else data
+        if self._dice is None:
+            self._transport.write(octets)
+            return
+        for piece in pieces(octets, self._dice):
+            self._transport.write(piece)
 
     def pause_reading(self) -> None:
         """Stops taking bytes, so that the server's buffers fill."""
