@@ -562,7 +562,10 @@ impl Session {
     pub fn answer_ack_request(&self) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        if state.phase == Phase::Attached && self.is_full(state) {
+        if state.phase != Phase::Attached {
+            return;
+        }
+        if self.is_full(state) {
             // A client that asks and asks and reads nothing.
             overflow(state);
             return;
