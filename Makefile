@@ -19,6 +19,10 @@ PYTEST_ARGS ?=
 export PATH := $(TOOLS)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# What runs once more with every stream torn and delayed; pytest's --proxy takes any of tests/wire.
+TORN := rfc6120_streams rfc6120_bind rfc6121_roster xep_0198 xep_0280
+TORN_BUT := not restricted and not well_formed and not delivery_table
+
 # What the compiled library is made of. A change to Python files needs no build.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find rust -path rust/fuzz -prune -o \
 	-type f \( -name '*.rs' -o -name '*.sql' -o -name 'Cargo.toml' \) -print)
@@ -84,6 +88,7 @@ test-unit: $(VENV)/.built $(VENV)/.tests ## Python's unit tests and the comparis
 .PHONY: test-wire
 test-wire: $(VENV)/.built $(VENV)/.tests ## the protocol as a client sees it, one file for each XEP
 	$(PYTEST) -q tests/wire $(PYTEST_ARGS)
+	$(PYTEST) -q --proxy 7 $(TORN:%=tests/wire/%.py) -k "$(TORN_BUT)" $(PYTEST_ARGS)
 
 .PHONY: test-interop
 test-interop: $(VENV)/.built $(VENV)/.tests .cache/.deps ## foreign clients and suites: slixmpp, xmpp.js, stanza, Smack
@@ -115,6 +120,7 @@ $(VENV)/.tests: tests/requirements.txt $(VENV)/.runtime
 .cache/.deps: $(wildcard tests/deps/*) $(wildcard tests/interop/*/package-lock.json)
 	@mkdir -p .cache
 	@tests/deps/install.sh
+	@PYTHON=$(PYTHON) tests/deps/sslyze.sh
 	@touch $@
 
 # Without optimisation: it runs once a build, and the compilation is what costs.

@@ -32,11 +32,11 @@ class Weather:
     """Share of bursts that begin with pieces of 1 to 7 bytes."""
     tiny_pieces: int = 12
     """At most so many of them in a burst, so that a large stanza is not a matter of minutes."""
-    delayed: float = 0.2
+    delayed: float = 0.1
     """Share of pieces that wait."""
-    delay_s: float = 0.004
+    delay_s: float = 0.002
     """The longest wait."""
-    held: float = 0.25
+    held: float = 0.1
     """Share of bursts that wait for a following one, to be merged with it."""
 
 
