@@ -48,7 +48,7 @@ enum Reply {
 /// One client connection's stream and session.
 pub struct Client {
     gateway: Arc<dyn Gateway>,
-    limits: ClientLimits,
+    limits: Arc<ClientLimits>,
     peer: Peer,
     framing: Framing,
     stream: Stream,
@@ -77,12 +77,14 @@ impl Client {
     pub fn new(
         gateway: Arc<dyn Gateway>,
         config: Arc<Config>,
-        limits: ClientLimits,
+        limits: Arc<ClientLimits>,
         peer: Peer,
         framing: Framing,
         channel: Channel,
     ) -> Self {
         let now_ms = gateway.now_ms();
+        let stanzas = TokenBucket::new(limits.stanzas_per_second, limits.burst_stanzas, now_ms);
+        let bytes = TokenBucket::new(limits.bytes_per_second, limits.burst_bytes, now_ms);
         Self {
             stream: Stream::new(config, framing, channel),
             gateway,
@@ -92,8 +94,8 @@ impl Client {
             out: Outgoing::new(framing),
             session: None,
             later: None,
-            stanzas: TokenBucket::new(limits.stanzas_per_second, limits.burst_stanzas, now_ms),
-            bytes: TokenBucket::new(limits.bytes_per_second, limits.burst_bytes, now_ms),
+            stanzas,
+            bytes,
             throttle: None,
             offline: Vec::new(),
             started_ms: now_ms,
@@ -383,7 +385,7 @@ impl Client {
     }
 
     fn check_deadlines(&mut self, now_ms: u64) {
-        let limits = self.limits;
+        let limits = &*self.limits;
         if self.gateway.is_stopping() {
             self.fail(StreamCondition::SystemShutdown.into());
             return;
@@ -497,7 +499,7 @@ impl Driver for Client {
     }
 
     fn due_ms(&self) -> u64 {
-        let limits = self.limits;
+        let limits = &*self.limits;
         match (&self.session, self.pinged_ms) {
             (None, _) if limits.login_seconds > 0 => self.started_ms + limits.login_seconds * 1000,
             (Some(_), 0) if limits.ping_seconds > 0 => {

@@ -3,6 +3,7 @@
 //! One future per connection and nothing beside it: no timer, no channel, no buffer while idle.
 
 use crate::gateway::{Count, Gateway};
+use crate::listener::AddressGuard;
 use crate::timers::{AlarmHandle, Alarms};
 use crate::tls::{Protocol, TlsHosts};
 use crate::transport::{ReadOutcome, Transport};
@@ -90,7 +91,7 @@ enum Phase {
 /// One connection. A future that ends with it.
 pub struct Conn<D> {
     transport: Transport,
-    ws: Option<ws::Decoder>,
+    ws: Option<Box<ws::Decoder>>,
     driver: D,
     shared: Shared,
     alarm: AlarmHandle,
@@ -102,15 +103,23 @@ pub struct Conn<D> {
     backlog: usize,
     /// The driver was polled while it had a backlog, so it may have kept something back.
     is_behind: bool,
+    _guard: Arc<AddressGuard>,
 }
 
 impl<D: Driver> Conn<D> {
     /// A connection whose driver is ready for bytes; `ws` where they are WebSocket frames.
-    pub fn new(transport: Transport, ws: Option<ws::Decoder>, driver: D, shared: Shared) -> Self {
+    /// The guard lives as long.
+    pub fn new(
+        transport: Transport,
+        ws: Option<ws::Decoder>,
+        driver: D,
+        shared: Shared,
+        guard: Arc<AddressGuard>,
+    ) -> Self {
         let alarm = shared.alarms.register();
         Self {
             transport,
-            ws,
+            ws: ws.map(Box::new),
             driver,
             shared,
             alarm,
@@ -119,6 +128,7 @@ impl<D: Driver> Conn<D> {
             has_frames: false,
             backlog: 0,
             is_behind: false,
+            _guard: guard,
         }
     }
 
@@ -379,7 +389,7 @@ impl<D> Drop for Conn<D> {
     }
 }
 
-fn feed<D: Driver>(ws: &mut Option<ws::Decoder>, driver: &mut D, bytes: &[u8]) {
+fn feed<D: Driver>(ws: &mut Option<Box<ws::Decoder>>, driver: &mut D, bytes: &[u8]) {
     match ws {
         None => driver.feed(bytes),
         Some(ws) => ws.feed(bytes),

@@ -68,14 +68,14 @@ pub(crate) async fn serve(
     config: Arc<ListenerConfig>,
     io: TcpStream,
     peer: SocketAddr,
-    guard: AddressGuard,
+    guard: Arc<AddressGuard>,
 ) {
     let site = Site {
         net,
         config,
         peer,
         channel: Arc::default(),
-        guard: Arc::new(guard),
+        guard,
     };
     let gateway = Arc::clone(&site.net.gateway);
     if site.config.tls == TlsMode::Direct {
@@ -193,12 +193,8 @@ fn upgrade<I: HttpIo>(site: Site, mut request: Request<Incoming>) -> Response<Fu
         if let Ok(upgraded) = upgraded.await
             && let Ok(parts) = upgraded.downcast::<TokioIo<I>>()
         {
-            websocket(
-                site,
-                parts.io.into_inner().into_transport(),
-                &parts.read_buf,
-            )
-            .await;
+            let transport = parts.io.into_inner().into_transport();
+            websocket(&site, transport, &parts.read_buf);
         }
     });
     let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, "");
@@ -227,7 +223,8 @@ fn accept_key(key: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_str(&STANDARD.encode(digest.finish())).ok()
 }
 
-async fn websocket(site: Site, transport: Transport, early: &[u8]) {
+/// Hands over to a task that is no larger than the connection.
+fn websocket(site: &Site, transport: Transport, early: &[u8]) {
     let net = &site.net;
     let max_message = net.c2s.read().other.limits.stanza_bytes;
     let client = net.client(
@@ -241,10 +238,10 @@ async fn websocket(site: Site, transport: Transport, early: &[u8]) {
         Some(ws::Decoder::new(max_message)),
         client,
         net.shared(),
+        Arc::clone(&site.guard),
     );
     conn.feed(early);
-    conn.await;
-    drop(site.guard);
+    tokio::spawn(conn);
 }
 
 async fn forward(site: &Site, request: Request<Incoming>) -> Response<Full<Bytes>> {

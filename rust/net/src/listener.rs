@@ -73,12 +73,12 @@ pub struct ClientConfigs {
 }
 
 /// Bounds of connections; 0 turns one off.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct NetLimits {
     /// Of one IP address.
     pub connections_per_address: u32,
     /// Rates and deadlines of clients.
-    pub client: ClientLimits,
+    pub client: Arc<ClientLimits>,
     /// Bytes of an HTTP request's body.
     pub http_body_bytes: usize,
 }
@@ -157,7 +157,7 @@ impl Net {
     }
 
     /// Lets the address in, unless it has too many connections already.
-    pub fn admit(self: &Arc<Self>, ip: IpAddr) -> Option<AddressGuard> {
+    pub fn admit(self: &Arc<Self>, ip: IpAddr) -> Option<Arc<AddressGuard>> {
         let limit = self.limits.read().connections_per_address;
         let mut addresses = self.addresses.lock();
         let count = addresses.entry(ip).or_insert(0);
@@ -166,10 +166,10 @@ impl Net {
         }
         *count += 1;
         drop(addresses);
-        Some(AddressGuard {
+        Some(Arc::new(AddressGuard {
             net: Arc::clone(self),
             ip,
-        })
+        }))
     }
 
     /// What a connection shares with the rest.
@@ -195,7 +195,7 @@ impl Net {
         Client::new(
             Arc::clone(&self.gateway),
             config,
-            self.limits.read().client,
+            Arc::clone(&self.limits.read().client),
             Peer { ip },
             framing,
             channel,
@@ -246,29 +246,26 @@ fn accept(net: &Arc<Net>, config: &Arc<ListenerConfig>, io: TcpStream, peer: Soc
     };
     net.gateway.count(Count::Accepted);
     let (net, config) = (Arc::clone(net), Arc::clone(config));
-    tokio::spawn(async move {
-        match (config.kind, config.tls) {
-            (Kind::Http, _) => http::serve(net, config, io, peer, guard).await,
-            (Kind::C2s, TlsMode::Direct) => serve_direct(net, io, peer.ip(), guard).await,
-            (Kind::C2s, mode) => {
-                let client = net.client(
-                    peer.ip(),
-                    Framing::Tcp,
-                    Channel::default(),
-                    mode == TlsMode::Starttls,
-                );
-                let conn = Conn::new(Transport::plain(io), None, client, net.shared());
-                conn.await;
-                drop(guard);
-            }
-            (Kind::Component, _) => {
-                let component =
-                    Component::new(Arc::clone(&net.gateway), net.components.read().clone());
-                Conn::new(Transport::plain(io), None, component, net.shared()).await;
-                drop(guard);
-            }
+    // Each its own task: one that could be any of them would be as large as the largest.
+    match (config.kind, config.tls) {
+        (Kind::Http, _) => {
+            tokio::spawn(http::serve(net, config, io, peer, guard));
         }
-    });
+        (Kind::C2s, TlsMode::Direct) => {
+            tokio::spawn(serve_direct(net, io, peer.ip(), guard));
+        }
+        (Kind::C2s, mode) => {
+            let starttls = mode == TlsMode::Starttls;
+            let client = net.client(peer.ip(), Framing::Tcp, Channel::default(), starttls);
+            let transport = Transport::plain(io);
+            tokio::spawn(Conn::new(transport, None, client, net.shared(), guard));
+        }
+        (Kind::Component, _) => {
+            let component = Component::new(Arc::clone(&net.gateway), net.components.read().clone());
+            let transport = Transport::plain(io);
+            tokio::spawn(Conn::new(transport, None, component, net.shared(), guard));
+        }
+    }
 }
 
 /// Says why, where a stream can be written without TLS.
@@ -308,7 +305,8 @@ async fn discard(io: TcpStream) {
     }
 }
 
-async fn serve_direct(net: Arc<Net>, io: TcpStream, ip: IpAddr, guard: AddressGuard) {
+/// Makes TLS stand, then hands over to a task that is no larger than the connection.
+async fn serve_direct(net: Arc<Net>, io: TcpStream, ip: IpAddr, guard: Arc<AddressGuard>) {
     let seconds = net.limits.read().client.login_seconds;
     let shared = net.shared();
     let Some(tls) = shared.tls.config(None, Protocol::Client) else {
@@ -332,10 +330,9 @@ async fn serve_direct(net: Arc<Net>, io: TcpStream, ip: IpAddr, guard: AddressGu
         .map(|tls| shared.tls.channel(tls, None))
         .unwrap_or_default();
     let client = net.client(ip, Framing::Tcp, channel, false);
-    let mut conn = Conn::new(transport, None, client, shared);
+    let mut conn = Conn::new(transport, None, client, shared, guard);
     conn.feed(&early);
-    conn.await;
-    drop(guard);
+    tokio::spawn(conn);
 }
 
 async fn handshake(transport: &mut Transport, early: &mut Vec<u8>) -> io::Result<()> {
@@ -362,4 +359,19 @@ async fn handshake(transport: &mut Transport, early: &mut Vec<u8>) -> io::Result
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_small() {
+        // With what tokio adds to a task it fits a block of 1,024 bytes.
+        assert!(
+            size_of::<Conn<Client>>() <= 896,
+            "{}",
+            size_of::<Conn<Client>>()
+        );
+    }
 }

@@ -225,7 +225,7 @@ impl Live {
         let limits = &self.config.limits;
         NetLimits {
             connections_per_address: limits.connections_per_address,
-            client: ClientLimits {
+            client: Arc::new(ClientLimits {
                 login_seconds: limits.login_seconds,
                 stanzas_per_second: limits.stanzas_per_second,
                 burst_stanzas: limits.burst_stanzas,
@@ -238,7 +238,7 @@ impl Live {
                 },
                 ping_timeout_seconds: PING_TIMEOUT_SECONDS.min(limits.idle_seconds.max(1)),
                 read_ahead: or_unlimited(limits.stanza_bytes).saturating_add(READ_AHEAD),
-            },
+            }),
             http_body_bytes: or_unlimited(limits.http_body_bytes),
         }
     }

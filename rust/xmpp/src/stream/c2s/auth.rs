@@ -87,7 +87,7 @@ impl Stream {
 
     /// The mechanism and the initial response of `<auth/>`.
     fn choose(&self, element: &Element) -> Result<(Mechanism, Option<Vec<u8>>), Failure> {
-        if !self.channel.secure && !self.config.allow_plaintext {
+        if !self.is_secure && !self.config.allow_plaintext {
             return Err(Failure::EncryptionRequired);
         }
         let mechanism = element
@@ -107,7 +107,7 @@ impl Stream {
     fn exchange_context(&self) -> Option<ExchangeContext> {
         Some(ExchangeContext {
             host: self.host.as_ref()?.domain.clone(),
-            channel: self.channel.clone(),
+            channel: self.channel.as_deref().cloned().unwrap_or_default(),
             plus_offered: self.offered().iter().any(|mechanism| mechanism.is_plus()),
             dummy_secret: self.config.dummy_secret.clone(),
             dummy_iterations: self.config.dummy_iterations,
@@ -164,11 +164,13 @@ impl Stream {
         self.phase = Phase::Header;
         self.is_header_sent = false;
         // The bindings and names have served; a session lives long.
-        self.channel = Channel {
-            secure: self.channel.secure,
-            sni: self.channel.sni.take(),
-            ..Channel::default()
-        };
+        if let Some(channel) = &mut self.channel {
+            **channel = Channel {
+                secure: channel.secure,
+                sni: channel.sni.take(),
+                ..Channel::default()
+            };
+        }
     }
 
     fn sasl_failure(&mut self, failure: Failure, out: &mut Outgoing) -> Option<Action> {

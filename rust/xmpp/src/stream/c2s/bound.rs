@@ -91,6 +91,7 @@ impl Stream {
         self.session = Some(jid);
         self.phase = Phase::Bound;
         self.claimed = None;
+        self.channel = None;
     }
 
     fn refuse_bind(&mut self, iq: &Stanza, error: &StanzaError, out: &mut Outgoing) {

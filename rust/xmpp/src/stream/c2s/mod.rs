@@ -177,7 +177,9 @@ const ID_BYTES: usize = 18;
 pub struct Stream {
     config: Arc<Config>,
     framing: Framing,
-    channel: Channel,
+    is_secure: bool,
+    /// Until a session begins: that lives long and needs none of it.
+    channel: Option<Box<Channel>>,
     reader: Reader,
     phase: Phase,
     owed: Option<Owed>,
@@ -222,7 +224,8 @@ impl Stream {
         Self {
             config,
             framing,
-            channel,
+            is_secure: channel.secure,
+            channel: Some(Box::new(channel)),
             reader,
             phase: Phase::Header,
             owed: None,
@@ -385,7 +388,8 @@ impl Stream {
     /// TLS stands after [`Action::StartTls`].
     pub fn tls_started(&mut self, channel: Channel) {
         if self.settle(|owed| matches!(owed, Owed::Tls)).is_some() {
-            self.channel = channel;
+            self.is_secure = channel.secure;
+            self.channel = Some(Box::new(channel));
         }
     }
 

@@ -93,7 +93,8 @@ impl Stream {
 
     /// The served domain that the client means. RFC 6120 §4.7.2 lets SNI stand in for `to`.
     fn find_host(&self, to: Option<&str>) -> Option<Arc<HostConfig>> {
-        let name = Jid::parse(to.or(self.channel.sni.as_deref())?).ok()?;
+        let sni = self.channel.as_ref().and_then(|c| c.sni.as_deref());
+        let name = Jid::parse(to.or(sni)?).ok()?;
         let host = self.config.hosts.iter().find(|host| host.domain == name)?;
         Some(Arc::clone(host))
     }
@@ -178,7 +179,7 @@ impl Stream {
         let mechanisms = self.offered();
         if mechanisms.iter().any(|mechanism| mechanism.is_plus()) {
             bytes.extend_from_slice(b"<sasl-channel-binding xmlns='urn:xmpp:sasl-cb:0'>");
-            for name in sasl::binding_types(&self.channel) {
+            for name in self.channel.iter().flat_map(|c| sasl::binding_types(c)) {
                 bytes.extend_from_slice(format!("<channel-binding type='{name}'/>").as_bytes());
             }
             bytes.extend_from_slice(b"</sasl-channel-binding>");
@@ -236,20 +237,20 @@ impl Stream {
 
     /// The mechanisms of this host on this channel.
     pub(super) fn offered(&self) -> Vec<sasl::Mechanism> {
-        self.host.as_ref().map_or_else(Vec::new, |host| {
-            sasl::offered(&host.mechanisms, &self.channel, self.config.allow_plaintext)
-        })
+        let (Some(host), Some(channel)) = (&self.host, &self.channel) else {
+            return Vec::new();
+        };
+        sasl::offered(&host.mechanisms, channel, self.config.allow_plaintext)
     }
 
     /// Whether an account may be made on this stream, which needs the same protection as login.
     pub(super) fn is_registration_offered(&self) -> bool {
-        (self.channel.secure || self.config.allow_plaintext)
-            && self.offers(|host| host.registration)
+        (self.is_secure || self.config.allow_plaintext) && self.offers(|host| host.registration)
     }
 
     /// Never inside TLS, so never with direct TLS (XEP-0368), nor on WebSocket (RFC 7395 §3.9).
     fn is_starttls_offered(&self) -> bool {
-        self.config.starttls && self.framing == Framing::Tcp && !self.channel.secure
+        self.config.starttls && self.framing == Framing::Tcp && !self.is_secure
     }
 
     pub(super) fn on_tls(&mut self, element: &Element, out: &mut Outgoing) -> Option<Action> {
