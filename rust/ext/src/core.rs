@@ -19,7 +19,8 @@ fn config_error(error: node::ConfigError) -> PyErr {
 impl Core {
     #[new]
     fn new(config: &str) -> PyResult<Self> {
-        node::Core::new(config).map(Self).map_err(config_error)
+        let core = node::Core::new(config).map_err(config_error)?;
+        Ok(Self(core.trimmed_by(crate::trim)))
     }
     fn start(&self, py: Python<'_>) -> PyResult<i32> {
         py.detach(|| self.0.start()).map_err(config_error)?;

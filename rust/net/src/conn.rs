@@ -103,19 +103,12 @@ pub struct Conn<D> {
     backlog: usize,
     /// The driver was polled while it had a backlog, so it may have kept something back.
     is_behind: bool,
-    _guard: Arc<AddressGuard>,
+    _guard: Option<Arc<AddressGuard>>,
 }
 
 impl<D: Driver> Conn<D> {
     /// A connection whose driver is ready for bytes; `ws` where they are WebSocket frames.
-    /// The guard lives as long.
-    pub fn new(
-        transport: Transport,
-        ws: Option<ws::Decoder>,
-        driver: D,
-        shared: Shared,
-        guard: Arc<AddressGuard>,
-    ) -> Self {
+    pub fn new(transport: Transport, ws: Option<ws::Decoder>, driver: D, shared: Shared) -> Self {
         let alarm = shared.alarms.register();
         Self {
             transport,
@@ -128,8 +121,15 @@ impl<D: Driver> Conn<D> {
             has_frames: false,
             backlog: 0,
             is_behind: false,
-            _guard: guard,
+            _guard: None,
         }
+    }
+
+    /// As it is; its address counts as connected while it lives.
+    #[must_use]
+    pub fn guarded_by(mut self, guard: Arc<AddressGuard>) -> Self {
+        self._guard = Some(guard);
+        self
     }
 
     /// Bytes that came before the connection was made into this.

@@ -238,10 +238,9 @@ fn websocket(site: &Site, transport: Transport, early: &[u8]) {
         Some(ws::Decoder::new(max_message)),
         client,
         net.shared(),
-        Arc::clone(&site.guard),
     );
     conn.feed(early);
-    tokio::spawn(conn);
+    tokio::spawn(conn.guarded_by(Arc::clone(&site.guard)));
 }
 
 async fn forward(site: &Site, request: Request<Incoming>) -> Response<Full<Bytes>> {

@@ -258,12 +258,14 @@ fn accept(net: &Arc<Net>, config: &Arc<ListenerConfig>, io: TcpStream, peer: Soc
             let starttls = mode == TlsMode::Starttls;
             let client = net.client(peer.ip(), Framing::Tcp, Channel::default(), starttls);
             let transport = Transport::plain(io);
-            tokio::spawn(Conn::new(transport, None, client, net.shared(), guard));
+            let conn = Conn::new(transport, None, client, net.shared());
+            tokio::spawn(conn.guarded_by(guard));
         }
         (Kind::Component, _) => {
             let component = Component::new(Arc::clone(&net.gateway), net.components.read().clone());
             let transport = Transport::plain(io);
-            tokio::spawn(Conn::new(transport, None, component, net.shared(), guard));
+            let conn = Conn::new(transport, None, component, net.shared());
+            tokio::spawn(conn.guarded_by(guard));
         }
     }
 }
@@ -330,9 +332,9 @@ async fn serve_direct(net: Arc<Net>, io: TcpStream, ip: IpAddr, guard: Arc<Addre
         .map(|tls| shared.tls.channel(tls, None))
         .unwrap_or_default();
     let client = net.client(ip, Framing::Tcp, channel, false);
-    let mut conn = Conn::new(transport, None, client, shared, guard);
+    let mut conn = Conn::new(transport, None, client, shared);
     conn.feed(&early);
-    tokio::spawn(conn);
+    tokio::spawn(conn.guarded_by(guard));
 }
 
 async fn handshake(transport: &mut Transport, early: &mut Vec<u8>) -> io::Result<()> {

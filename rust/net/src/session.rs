@@ -590,6 +590,10 @@ impl Session {
             return Ok(Vec::new());
         };
         let confirmed = sm.sent.on_ack(h)?.filter_map(|sent| sent.offline).collect();
+        if sm.sent.is_empty() {
+            // An idle session keeps no queue, however long it once was.
+            sm.sent.shrink();
+        }
         sm.requests.on_ack();
         Ok(confirmed)
     }

@@ -6,6 +6,7 @@ use crate::gateway::NodeGateway;
 use crate::live::{ConfigError, Live};
 use crate::metrics::Readings;
 use crate::node::{ERROR, Node};
+use crate::trim::Trim;
 use antiphon_net::gateway::Gateway;
 use antiphon_net::listener::{ListenerConfig, Net, listen};
 use antiphon_net::timers::Alarms;
@@ -42,6 +43,7 @@ pub struct Core {
     config: Mutex<Option<NodeConfig>>,
     bridge: Arc<Bridge>,
     running: Mutex<Option<Running>>,
+    trim: fn(),
 }
 
 impl Core {
@@ -54,7 +56,16 @@ impl Core {
             config: Mutex::new(Some(parse(json)?)),
             bridge: Arc::new(Bridge::new()?),
             running: Mutex::new(None),
+            trim: || {},
         })
+    }
+
+    /// As it is, with a function that gives back to the system what the calling thread's allocator
+    /// keeps; called after storms of connections, on the runtime's threads.
+    #[must_use]
+    pub fn trimmed_by(mut self, trim: fn()) -> Self {
+        self.trim = trim;
+        self
     }
 
     /// The queue to Python.
@@ -137,7 +148,7 @@ impl Core {
                 }
             }
         }
-        runtime.spawn(tick(Arc::clone(&node), Arc::clone(&alarms)));
+        runtime.spawn(tick(Arc::clone(&node), Arc::clone(&alarms), self.trim));
         Ok(Running {
             runtime,
             node,
@@ -277,10 +288,11 @@ fn listen_advice(error: &std::io::Error) -> String {
 }
 
 /// Looks at every deadline of the node.
-async fn tick(node: Arc<Node>, alarms: Arc<Alarms>) {
+async fn tick(node: Arc<Node>, alarms: Arc<Alarms>, trim: fn()) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u64;
+    let mut storms = Trim::default();
     loop {
         interval.tick().await;
         ticks += 1;
@@ -303,6 +315,9 @@ async fn tick(node: Arc<Node>, alarms: Arc<Alarms>) {
         node.requests.expire(now_ms, &node.bridge);
         if ticks.is_multiple_of(FLUSH_TICKS) {
             node.store.tick(now_ms);
+        }
+        if storms.tick(node.metrics.accepted.get(), alarms.len() as u64) {
+            trim();
         }
         if ticks.is_multiple_of(EVICT_TICKS) {
             let before_s = (now_ms / 1000).saturating_sub(IDLE_ENTITY_S);

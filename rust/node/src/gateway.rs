@@ -1,7 +1,7 @@
 //! The node as its sockets see it.
 
 use crate::node::{DEBUG, Node};
-use crate::sessions::Resumable;
+use crate::sessions::{Resumable, ResumeId};
 use antiphon_net::gateway::{
     Count, Enabled, Ended, Flow, Gateway, HttpRequest, HttpResponse, Later, Peer, ResumeFailed,
 };
@@ -39,11 +39,21 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         })
 }
 
+/// What [`hex`] wrote of a resumption id; `None`: not one of ours.
+fn resume_id(text: &str) -> Option<ResumeId> {
+    let number = u128::from_str_radix(text, 16).ok()?;
+    (text.len() == 2 * ID_BYTES).then(|| number.to_be_bytes())
+}
+
 impl Node {
-    pub(crate) fn random_id(&self) -> String {
+    fn random_bytes(&self) -> [u8; ID_BYTES] {
         let mut bytes = [0; ID_BYTES];
         self.fill_random(&mut bytes);
-        hex(&bytes)
+        bytes
+    }
+
+    pub(crate) fn random_id(&self) -> String {
+        hex(&self.random_bytes())
     }
 
     fn session_id(&self) -> SessionId {
@@ -107,11 +117,13 @@ impl Node {
         previd: String,
         h: u32,
     ) -> Result<(Arc<Session>, u32), ResumeFailed> {
+        let id = resume_id(&previd);
         let not_found = || ResumeFailed::Failed {
             condition: StanzaCondition::ItemNotFound,
-            h: self.sessions.last_h(&previd),
+            h: id.and_then(|id| self.sessions.last_h(id)),
         };
-        let session = self.sessions.by_resume_id(&previd).ok_or_else(not_found)?;
+        let session = id.and_then(|id| self.sessions.by_resume_id(id));
+        let session = session.ok_or_else(not_found)?;
         if session.jid.bare_str() != account.as_str() {
             // Somebody else's: as if there were none.
             return Err(ResumeFailed::Failed {
@@ -266,16 +278,12 @@ impl Gateway for NodeGateway {
         if !resume || seconds == 0 {
             return Enabled { resume: None };
         }
-        let id = self.0.random_id();
-        self.0.sessions.enable(
-            session.id,
-            Resumable {
-                id: id.clone(),
-                seconds,
-            },
-        );
+        let id = self.0.random_bytes();
+        self.0
+            .sessions
+            .enable(session.id, Resumable { id, seconds });
         Enabled {
-            resume: Some((id, seconds)),
+            resume: Some((hex(&id), seconds)),
         }
     }
 
@@ -408,6 +416,27 @@ impl Gateway for NodeGateway {
             Count::Throttled => {
                 metrics.throttled.inc();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumption_id_is_read_as_it_was_written() {
+        let id = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255];
+        assert_eq!(resume_id(&hex(&id)), Some(id));
+        for other in [
+            "",
+            "0",
+            "x",
+            &"g".repeat(32),
+            &"0".repeat(33),
+            &"\u{e9}".repeat(16),
+        ] {
+            assert_eq!(resume_id(other), None);
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod requests;
 pub mod route;
 pub mod sessions;
 pub mod shard;
+mod trim;
 pub mod value;
 
 pub use crate::core::Core;

@@ -11,11 +11,14 @@ const LOCKS: usize = 64;
 /// Ended sessions whose `h` is still known, for `<failed h=…/>`.
 const REMEMBERED: usize = 10_000;
 
+/// Names a resumable session.
+pub type ResumeId = [u8; 16];
+
 /// What lets a session be resumed.
 #[derive(Debug, Clone)]
 pub struct Resumable {
-    /// Names it.
-    pub id: String,
+    /// Names it; on the wire as [`crate::gateway::hex`] writes it.
+    pub id: ResumeId,
     /// Seconds it is kept for.
     pub seconds: u32,
 }
@@ -32,8 +35,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct Sessions {
     entries: Box<[RwLock<HashMap<u64, Entry>>]>,
-    by_resume_id: Mutex<HashMap<String, u64>>,
-    ended: Mutex<(HashMap<String, u32>, VecDeque<String>)>,
+    by_resume_id: Mutex<HashMap<ResumeId, u64>>,
+    ended: Mutex<(HashMap<ResumeId, u32>, VecDeque<ResumeId>)>,
     next: AtomicU64,
     count: AtomicUsize,
 }
@@ -83,9 +86,7 @@ impl Sessions {
 
     /// Makes a session resumable.
     pub fn enable(&self, id: SessionId, resumable: Resumable) {
-        self.by_resume_id
-            .lock()
-            .insert(resumable.id.clone(), id.number);
+        self.by_resume_id.lock().insert(resumable.id, id.number);
         if let Some(entry) = self.slice(id.number).write().get_mut(&id.number) {
             entry.resumable = Some(resumable);
         }
@@ -113,8 +114,8 @@ impl Sessions {
 
     /// The session with this resumption id.
     #[must_use]
-    pub fn by_resume_id(&self, id: &str) -> Option<Arc<Session>> {
-        let number = *self.by_resume_id.lock().get(id)?;
+    pub fn by_resume_id(&self, id: ResumeId) -> Option<Arc<Session>> {
+        let number = *self.by_resume_id.lock().get(&id)?;
         self.slice(number)
             .read()
             .get(&number)
@@ -123,8 +124,8 @@ impl Sessions {
 
     /// What an ended session had handled, if that is still known.
     #[must_use]
-    pub fn last_h(&self, resume_id: &str) -> Option<u32> {
-        self.ended.lock().0.get(resume_id).copied()
+    pub fn last_h(&self, id: ResumeId) -> Option<u32> {
+        self.ended.lock().0.get(&id).copied()
     }
 
     /// Takes a session out; `false`: it was out already.
@@ -143,14 +144,14 @@ impl Sessions {
         true
     }
 
-    fn remember(&self, id: String, h: u32) {
+    fn remember(&self, id: ResumeId, h: u32) {
         let mut ended = self.ended.lock();
         if ended.1.len() >= REMEMBERED
             && let Some(oldest) = ended.1.pop_front()
         {
             ended.0.remove(&oldest);
         }
-        ended.0.insert(id.clone(), h);
+        ended.0.insert(id, h);
         ended.1.push_back(id);
     }
 

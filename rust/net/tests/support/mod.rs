@@ -201,7 +201,7 @@ impl World {
         };
         let net_limits = NetLimits {
             connections_per_address: connections,
-            client: ClientLimits {
+            client: Arc::new(ClientLimits {
                 login_seconds: 30,
                 stanzas_per_second: 0,
                 burst_stanzas: 0,
@@ -210,7 +210,7 @@ impl World {
                 ping_seconds: 0,
                 ping_timeout_seconds: 0,
                 read_ahead: 100_000,
-            },
+            }),
             http_body_bytes: 100,
         };
         let alarms = Arc::new(Alarms::default());
