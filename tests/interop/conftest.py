@@ -49,18 +49,30 @@ def free_address() -> str:
     pytest.fail("no loopback address has the ports 5222, 5223, 5280, 5281 and 5347 free")
 
 
-@pytest.fixture(scope="session")
-def node(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """The server under test on 5222, 5223, 5280 and 5281 of an own loopback address."""
-    server = servers.build(Settings(domains=(DOMAIN,)), free_address(), **PORTS)
+def _node(servers: Servers, folder: Path, settings: Settings) -> Iterator[Node]:
+    server = servers.build(settings, free_address(), **PORTS)
     server.start()
     if server.kind == "external":
         accounts = [server.account() for _ in range(3)]
     else:
         accounts = [server.named(user, DOMAIN) for user in ("romeo", "juliet", "nurse")]
         server.create(accounts)
-    yield Node(server, accounts, tmp_path_factory.mktemp("interop"))
+    yield Node(server, accounts, folder)
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def node(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """The server under test on 5222, 5223, 5280 and 5281 of an own loopback address."""
+    yield from _node(servers, tmp_path_factory.mktemp("interop"), Settings(domains=(DOMAIN,)))
+
+
+@pytest.fixture(scope="session")
+def clear_node(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """One that lets clients log in without TLS, for a client whose own TLS hangs."""
+    sections = Settings.of(auth={"allow_plaintext": True}).sections
+    settings = Settings(domains=(DOMAIN,), sections=sections)
+    yield from _node(servers, tmp_path_factory.mktemp("interop"), settings)
 
 
 def needed(path: Path, what: str) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Smack's integration tests over TCP and over WebSocket."""
+"""Smack's integration tests over TCP, in both of its implementations, and over WebSocket."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ JARS = CACHE / "smack"
 MAIN = "org.igniterealtime.smack.inttest.SmackIntegrationTestFramework"
 STORE_PASSWORD = "changeit"
 ROW = re.compile(r"^(?P<level>INFO|WARNING|SEVERE): (?P<name>\w+\.\w+ \([^)]*\)) (?P<rest>.*)$")
-WEBSOCKETS = "modular-websocket-java11", "modular-websocket-okhttp"
+WEBSOCKET = "modular-websocket-java11"
 CONNECTIONS = {
-    "tcp": [f"-Dsinttest.disabledConnections={','.join(WEBSOCKETS)}"],
-    "websocket": [
-        f"-Dsinttest.defaultConnection={WEBSOCKETS[0]}",
-        f"-Dsinttest.enabledConnections={WEBSOCKETS[0]}",
-    ],
+    "tcp": {"enabledConnections": "tcp", "securityMode": "required"},
+    # Its TLS hangs now and then before the first byte of its handshake, on any server.
+    "modular": {
+        "defaultConnection": "modular",
+        "enabledConnections": "modular,modular-nocompress",
+        "securityMode": "disabled",
+    },
+    "websocket": {
+        "defaultConnection": WEBSOCKET,
+        "enabledConnections": WEBSOCKET,
+        "securityMode": "required",
+    },
 }
 OUTCOMES = {"Success": "ok", "Failed": "failed", "is not possible": "impossible"}
 
@@ -51,7 +58,6 @@ def properties(node: Node) -> list[str]:
         "javax.net.ssl.trustStorePassword": STORE_PASSWORD,
         "sinttest.service": server.domain,
         "sinttest.host": server.address,
-        "sinttest.securityMode": "required",
         "sinttest.adminAccountUsername": server.admin.user,
         "sinttest.adminAccountPassword": server.admin.password,
         "sinttest.replyTimeout": 10_000,
@@ -62,16 +68,16 @@ def properties(node: Node) -> list[str]:
 def execute(node: Node, connection: str, names: list[str]) -> dict[str, Result]:
     """Runs the tests of these names; a name is `Class.method (kind[, connection])`."""
     enabled = sorted({name.partition(" ")[0] for name in names})
-    command = ["java", "-Xmx512m", *properties(node), *CONNECTIONS[connection]]
+    more = [f"-Dsinttest.{key}={value}" for key, value in CONNECTIONS[connection].items()]
+    command = ["java", "-Xmx512m", *properties(node), *more]
     command += [f"-Dsinttest.enabledTests={','.join(enabled)}", "-cp", f"{JARS}/*", MAIN]
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=node.folder, timeout=540, check=False
+        command, capture_output=True, text=True, cwd=node.folder, timeout=300, check=False
     )
     output = done.stdout + done.stderr
-    found = read(output)
-    if not found:
-        pytest.fail(f"Smack's tests did not run:\n{output[-4000:]}")
-    return {name: result for name, result in found.items() if name in names}
+    with (node.folder / "smack.log").open("a") as log:
+        log.write(output)
+    return {name: result for name, result in read(output).items() if name in names}
 
 
 def read(output: str) -> dict[str, Result]:
@@ -91,11 +97,13 @@ def read(output: str) -> dict[str, Result]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("connection", ["tcp", "websocket"])
-def test_smack_suite(node: Node, connection: str) -> None:
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_smack_suite(request: pytest.FixtureRequest, connection: str) -> None:
+    node: Node = request.getfixturevalue("clear_node" if connection == "modular" else "node")
     needed(JARS / "smack-integration-test-4.5.0-beta5.jar", "Smack's integration tests")
     if shutil.which("java") is None:
         pytest.skip("java is missing: run `make deps`")
     expected = Expectations.load(HERE / f"{connection}.toml", node.server.kind)
     complaints = judge(lambda names: execute(node, connection, names), expected)
-    assert not complaints, summary(complaints, expected)
+    log = node.folder / "smack.log"
+    assert not complaints, f"{summary(complaints, expected)}\n{log.read_text()[-2000:]}"

@@ -37,7 +37,7 @@ authentication = "internal_hashed"
 password_hash = "SHA-1"
 default_iteration_count = 4096
 storage = "internal"
-c2s_require_encryption = true
+c2s_require_encryption = {encryption}
 allow_unencrypted_plain_auth = false
 allow_registration = {registration}
 modules_enabled = {{ {modules} }}
@@ -88,6 +88,7 @@ class Prosody(Server):
             first=self.domain,
             admin=self.admin.jid,
             registration="true" if register else "false",
+            encryption="false" if self._allows_clear_text() else "true",
             modules=", ".join(f'"{m}"' for m in names),
             key=pairs[self.domain].key,
             certificate=pairs[self.domain].certificate,
@@ -112,6 +113,12 @@ class Prosody(Server):
 
     def _allows_registration(self) -> bool:
         return any(name == "modules.register" for name, _ in self.settings.sections)
+
+    def _allows_clear_text(self) -> bool:
+        return any(
+            name == "auth" and ("allow_plaintext", True) in keys
+            for name, keys in self.settings.sections
+        )
 
     def _as_user(self) -> list[str]:
         if os.geteuid() != 0:

@@ -22,10 +22,14 @@ class Result:
 
 @dataclass
 class Expectations:
-    """A committed list: what runs, what may fail and why, what is left out and why."""
+    """A committed list: what runs, what fails and why, what is left out and why.
+
+    `unstable` holds what fails or passes by the client's own timing, on any server.
+    """
 
     run: list[str]
     failures: dict[str, str] = field(default_factory=dict)
+    unstable: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -33,7 +37,8 @@ class Expectations:
         """Reads a list; `[failures.SERVER]` holds for that server alone."""
         data = tomllib.loads(path.read_text())
         failures = dict(data.get("failures", {}).get(server, {}))
-        return cls(list(data["run"]), failures, dict(data.get("left_out", {})))
+        unstable = dict(data.get("unstable", {}))
+        return cls(list(data["run"]), failures, unstable, dict(data.get("left_out", {})))
 
 
 Runner = Callable[[list[str]], dict[str, Result]]
@@ -42,27 +47,35 @@ Runner = Callable[[list[str]], dict[str, Result]]
 def judge(runner: Runner, expected: Expectations) -> list[str]:
     """Runs all at once, what failed alone up to three times; the complaints, one a line.
 
-    A test counts as failed when it fails three times alone. An expected failure that passes is
-    a complaint too, so that the list never says more than is true.
+    A suite that breaks off is continued with what it left, up to three times. A test counts as
+    failed when it fails three times alone. An expected failure that passes is a complaint too,
+    so that the list never says more than is true.
     """
-    first = runner(expected.run)
-    complaints = [f"{name}: not run" for name in expected.run if name not in first]
-    for name, result in first.items():
-        reason = expected.failures.get(name)
-        if result.outcome == "ok":
-            if reason is not None:
-                complaints.append(f"{name}: passes, though expected to fail: {reason}")
-            continue
-        if reason is not None:
-            continue
-        last = result
-        for _ in range(ATTEMPTS):
-            last = runner([name]).get(name, last)
-            if last.outcome == "ok":
-                break
-        else:
-            complaints.append(f"{name}: {last.outcome} three times alone\n{last.text}")
+    seen: dict[str, Result] = {}
+    for _ in range(ATTEMPTS):
+        left = [name for name in expected.run if name not in seen]
+        if not left:
+            break
+        seen |= runner(left)
+    complaints = []
+    for name in expected.run:
+        found = _verdict(name, seen.get(name, Result("not run")), runner, expected)
+        if found:
+            complaints.append(f"{name}: {found}")
     return complaints
+
+
+def _verdict(name: str, result: Result, runner: Runner, expected: Expectations) -> str:
+    reason = expected.failures.get(name)
+    if result.outcome == "ok":
+        return "" if reason is None else f"passes, though expected to fail: {reason}"
+    if reason is not None or name in expected.unstable:
+        return ""
+    for _ in range(ATTEMPTS):
+        result = runner([name]).get(name, Result("not run"))
+        if result.outcome == "ok":
+            return ""
+    return f"{result.outcome} three times alone\n{result.text}"
 
 
 def summary(complaints: list[str], expected: Expectations) -> str:
