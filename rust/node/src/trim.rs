@@ -32,7 +32,10 @@ impl Trim {
         self.since += new;
         self.peak = self.peak.max(connections);
         self.calm_ticks = if new < LULL { self.calm_ticks + 1 } else { 0 };
-        let has_calmed = self.since >= STORM && self.calm_ticks >= CALM_TICKS;
+        // In proportion, since the work grows with the heap: a steady trickle of logins on a large
+        // node is no reason.
+        let is_storm = self.since >= STORM.max(connections / 4);
+        let has_calmed = is_storm && self.calm_ticks >= CALM_TICKS;
         let has_fallen = self.peak >= STORM && connections <= self.peak / 2;
         if has_calmed || has_fallen {
             self.since = 0;
@@ -73,6 +76,15 @@ mod tests {
         assert_eq!(due(&mut trim, 2_000, 1_100, 100), 0);
         assert_eq!(due(&mut trim, 2_000, 900, 100), ROUNDS);
         assert_eq!(due(&mut trim, 2_000, 400, 1), 1);
+    }
+
+    #[test]
+    fn a_trickle_of_logins_on_a_large_node_is_no_storm() {
+        let mut trim = Trim::default();
+        due(&mut trim, 100_000, 100_000, 100);
+        for more in 1..1_000 {
+            assert!(!trim.tick(100_000 + 10 * more, 100_000));
+        }
     }
 
     #[test]
