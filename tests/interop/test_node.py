@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from support.suites import Expectations, Result, judge, summary
 
 from .conftest import Node, needed

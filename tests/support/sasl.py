@@ -64,15 +64,20 @@ class Scram:
 
     def __post_init__(self) -> None:
         self.algorithm = HASHES[self.mechanism.removesuffix("-PLUS")]
-        if self.gs2 is None:
-            flag = f"p={self.cb_type}" if self.mechanism.endswith("-PLUS") else "n"
-            self.gs2 = f"{flag},{'a=' + self.authzid if self.authzid else ''},"
+
+    @property
+    def header(self) -> str:
+        """gs2-header: the one that was set, or the one that fits the other fields."""
+        if self.gs2 is not None:
+            return self.gs2
+        flag = f"p={self.cb_type}" if self.mechanism.endswith("-PLUS") else "n"
+        return f"{flag},{'a=' + self.authzid if self.authzid else ''},"
 
     def first(self) -> bytes:
         """client-first-message."""
         name = self.user.replace("=", "=3D").replace(",", "=2C")
         self.bare = f"{self.extension}n={name},r={self.nonce}"
-        return f"{self.gs2}{self.bare}".encode()
+        return f"{self.header}{self.bare}".encode()
 
     def final(self, server_first: bytes) -> bytes:
         """client-final-message for the server's challenge."""
@@ -84,8 +89,7 @@ class Scram:
         key = salted(self.algorithm, self.password, self.salt, self.iterations)
         client_key = hmac.digest(key, b"Client Key", self.algorithm)
         stored_key = hashlib.new(self.algorithm, client_key).digest()
-        assert self.gs2 is not None
-        bound = self.cbind if self.cbind is not None else self.gs2.encode() + self.cb_data
+        bound = self.cbind if self.cbind is not None else self.header.encode() + self.cb_data
         nonce = self.final_nonce if self.final_nonce is not None else fields["r"]
         without_proof = f"c={b64encode(bound).decode()},r={nonce}"
         self.auth_message = f"{self.bare},{text},{without_proof}"

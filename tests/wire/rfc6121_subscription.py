@@ -7,6 +7,7 @@ the nine states can be made and each of the eight stanzas sent in it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -201,7 +202,7 @@ def pair(romeo: Client, component: Component) -> Pair:
     return Pair(romeo, component, component.address(f"contact-{romeo.user}"))
 
 
-def rows(table: dict[str, dict[str, tuple[object, ...]]]) -> list[object]:
+def rows(table: Mapping[str, Mapping[str, tuple[object, ...]]]) -> list[object]:
     """One parameter set per cell, named after it."""
     return [
         pytest.param(

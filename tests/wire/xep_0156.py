@@ -8,7 +8,7 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from http.client import HTTPMessage
+from email.message import Message
 
 import pytest
 
@@ -20,13 +20,15 @@ WEBSOCKET = "urn:xmpp:alt-connections:websocket"
 XRD = "http://docs.oasis-open.org/ns/xri/xrd-1.0"
 
 
-async def get(server: Server, path: str, host: str | None = None) -> tuple[int, HTTPMessage, bytes]:
+async def get(
+    server: Server, path: str, host: str | None = None
+) -> tuple[int, Message[str, str], bytes]:
     """(status, headers, body) of an HTTPS request."""
     url = f"https://{server.address}:{server.ports.https}{path}"
     request = urllib.request.Request(url, headers={"Host": host or server.domain})
     tls = ssl.create_default_context(cafile=server.authority.ca)
 
-    def fetch() -> tuple[int, HTTPMessage, bytes]:
+    def fetch() -> tuple[int, Message[str, str], bytes]:
         handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)]
         try:
             with urllib.request.build_opener(*handlers).open(request, timeout=10) as answer:

@@ -183,7 +183,7 @@ async def test_certificates_are_reloaded_without_dropping_streams(
     try:
         client = Client(server.endpoint(), server.account())
         await client.login()
-        before = client.transport.certificate()
+        before = after = client.transport.certificate()
         server.write_config()  # issues every certificate anew
         assert server.process is not None
         os.kill(server.process.pid, signal.SIGHUP)

@@ -39,7 +39,7 @@ def resolve_all_to(address: str) -> None:
     ) -> list[tuple[str, str, str, int]]:
         return [(name, host, address, PORTS[name]) for name in services or []]
 
-    xmlstream.resolve = resolve  # type: ignore[assignment]
+    xmlstream.resolve = resolve  # type: ignore[attr-defined]
     loop_class = asyncio.base_events.BaseEventLoop
     connect = loop_class.create_connection
 
