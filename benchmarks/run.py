@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -99,7 +100,7 @@ def measure(server: Server, scenario: Scenario, seconds: tuple[int, int]) -> Res
     pinned = ["taskset", "-c", "1"] if server.place.cpu is not None else []
     command = [
         *pinned, str(LOAD), *scenario.arguments, "--address", address, "--tls", tls,
-        "--users", str(USERS), "--pid", str(server.pid),
+        "--users", str(scenario.users or USERS), "--pid", str(server.pid),
         "--warmup", str(warmup), "--seconds", str(window),
     ]  # fmt: skip
     try:
@@ -127,6 +128,8 @@ def interleaved(
         for repetition in range(repetitions):
             for server in servers:
                 try:
+                    if scenario.users is not None:
+                        server.restart(scenario.users)
                     result = measure(server, scenario, seconds)
                 except ServerError as err:
                     say(f"  {server.name:9} failed: {err}")
@@ -182,6 +185,8 @@ def write(
 
 
 def main() -> None:
+    # So that the servers are stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     scenarios = chosen(sys.argv[1:])
     is_quick = os.environ.get("QUICK", "") not in ("", "0")
     repetitions = int(os.environ.get("REPETITIONS", "2" if is_quick else "5"))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +24,13 @@ def commit() -> str:
     return f"{name}-dirty" if changed else name
 
 
+def library() -> str:
+    """Whether the compiled core is that of the sources that lie here."""
+    command = "from antiphon import _library; print(_library.is_stale())"
+    is_stale = _line(sys.executable, "-c", command) != "False"
+    return "built from other sources than these" if is_stale else "built from these sources"
+
+
 def describe() -> dict[str, str | int | float]:
     """Processor, memory, system and compilers: no names of hosts or folders."""
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -35,5 +43,6 @@ def describe() -> dict[str, str | int | float]:
         "kernel": platform.release().split("-", maxsplit=1)[0],
         "python": platform.python_version(),
         "rustc": _line("rustc", "--version").removeprefix("rustc ").split(" ", maxsplit=1)[0],
+        "core": library(),
         "load_before": round(os.getloadavg()[0], 2),
     }

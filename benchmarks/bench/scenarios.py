@@ -22,6 +22,8 @@ class Scenario:
     """By direct TLS 1.3, a full handshake each; otherwise plain."""
     has_latency: bool = False
     """Open loop: latencies count as much as CPU."""
+    users: int | None = None
+    """Every repetition gets a new process with so many accounts; otherwise all share one."""
     is_core: bool = True
     """Part of a run that names no scenarios."""
 
@@ -66,9 +68,9 @@ SCENARIOS = (
              is_core=False),
     Scenario("presence", "presence to 50 contacts", ("presence", "--window", "8"), "delivery",
              is_core=False),
-    Scenario("idle-plain", "idle, plain", ("idle", "--connections", "5000"), "connection",
-             is_core=False),
-    Scenario("idle-tls", "idle, TLS 1.3", ("idle", "--connections", "5000"), "connection",
-             tls=True, is_core=False),
+    Scenario("idle-plain", "idle, plain", ("idle", "--connections", "2000"), "connection",
+             users=2000, is_core=False),
+    Scenario("idle-tls", "idle, TLS 1.3", ("idle", "--connections", "2000"), "connection",
+             users=2000, tls=True, is_core=False),
 )  # fmt: skip
 """In the order of the tables; the names are those of the files."""

@@ -126,6 +126,12 @@ class Server(ABC):
             self.stop()
             raise ServerError(f"{self.name} does not start: {err}\n{text}") from err
 
+    def restart(self, users: int) -> None:
+        """A new process with new data: its memory is that of nobody before. Raises ServerError."""
+        self.stop()
+        shutil.rmtree(self.place.folder)
+        self.start(users)
+
     def _wait_for_ports(self) -> None:
         end = time.monotonic() + START_S
         for port in (self.place.port, self.place.port + 1):
@@ -141,15 +147,19 @@ class Server(ABC):
                     time.sleep(0.1)
 
     def stop(self) -> None:
-        """Ends it: SIGTERM, and SIGKILL to its own group when that does not do."""
+        """Ends it and whatever it started: SIGTERM to its own group, SIGKILL if that is not enough.
+
+        Some come with a shell around them that ends first, so the whole group is waited for.
+        """
         process, self._process = self._process, None
         if process is not None:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(STOP_S)
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                try:
+                    os.killpg(process.pid, number)
+                except ProcessLookupError:
+                    break
+                if _is_gone(process, STOP_S):
+                    break
         if self._output is not None:
             self._output.close()
             self._output = None
@@ -158,6 +168,19 @@ class Server(ABC):
         if os.getuid() == 0:
             for path in (self.place.folder, *self.place.folder.rglob("*")):
                 shutil.chown(path, user, user)
+
+
+def _is_gone(process: subprocess.Popen[bytes], patience_s: float) -> bool:
+    """Whether a whole process group ends in time."""
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        process.poll()  # Reaps it: a zombie would still count.
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _output_of(*command: str) -> str:
@@ -272,8 +295,9 @@ modules_disabled = {{ "s2s"; "posix" }}
 VirtualHost "{DOMAIN}"
 """
         )
+        account = _prosody_account("a-salt-for-everybody")
         for number in range(users):
-            (accounts / f"u{number}.dat").write_text(_prosody_account(f"salt-{number}"))
+            (accounts / f"u{number}.dat").write_text(account)
         self._give_to("prosody")
 
     def command(self) -> list[str]:
