@@ -362,11 +362,8 @@ async def test_malformed_scram_first_fails(clients: Clients, first: bytes) -> No
     # RFC 6120 §6.5.8
     client = await clients.stream()
     mechanism = client.choose()
-    if not first:
-        await client.sasl(mechanism, None)
-    answer = client.sasl(mechanism, first) if first else client.sasl_response(b"")
     with pytest.raises(SaslFailed) as failure:
-        await answer
+        await client.sasl(mechanism, first)
     assert failure.value.condition in ("malformed-request", "not-authorized", "invalid-authzid")
 
 
@@ -409,11 +406,8 @@ async def test_plus_mechanism_without_a_known_binding_fails(clients: Clients, fl
 async def test_malformed_plain_fails(clients: Clients, message: bytes) -> None:
     # attack 9: NUL octets, empty passwords
     client = await clients.stream()
-    if not message:
-        await client.sasl("PLAIN", None)
-    answer = client.sasl("PLAIN", message) if message else client.sasl_response(b"")
     with pytest.raises(SaslFailed) as failure:
-        await answer
+        await client.sasl("PLAIN", message)
     assert failure.value.condition in (
         "malformed-request",
         "not-authorized",
