@@ -49,7 +49,11 @@ async def pipelined(sender: Client, receivers: list[Client], to: str, count: int
             for element in client.drain():
                 number = seen[id(client)]
                 carbon = element.child("sent", ns.CARBONS) or element.child("received", ns.CARBONS)
-                found = element if carbon is None else carbon.at(("forwarded", ns.FORWARD), ("message", ns.CLIENT))
+                found = (
+                    element
+                    if carbon is None
+                    else carbon.at(("forwarded", ns.FORWARD), ("message", ns.CLIENT))
+                )
                 assert (found.name, found.id) == ("message", f"n{number}")
                 seen[id(client)] += 1
             client.log.clear()

@@ -667,7 +667,26 @@ async def test_the_body_of_a_request_is_bounded(
 
 
 @pytest.mark.settings(
-    limits=dict.fromkeys(("connections_per_address", "stanza_bytes", "stanza_depth", "stanza_elements", "stanza_attributes", "login_seconds", "idle_seconds", "auth_attempts", "sessions_per_user", "roster_items", "blocked_items", "offline_messages", "sm_queue_stanzas", "outgoing_bytes", "http_body_bytes"), 0)
+    limits=dict.fromkeys(
+        (
+            "connections_per_address",
+            "stanza_bytes",
+            "stanza_depth",
+            "stanza_elements",
+            "stanza_attributes",
+            "login_seconds",
+            "idle_seconds",
+            "auth_attempts",
+            "sessions_per_user",
+            "roster_items",
+            "blocked_items",
+            "offline_messages",
+            "sm_queue_stanzas",
+            "outgoing_bytes",
+            "http_body_bytes",
+        ),
+        0,
+    )
 )
 async def test_zero_turns_a_limit_off(clients: Clients, server: Server) -> None:
     assert isinstance(server, Antiphon)
