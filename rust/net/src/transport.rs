@@ -4,8 +4,10 @@
 use rustls::ServerConnection;
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 /// What one read takes at most.
@@ -35,13 +37,6 @@ pub enum ReadOutcome {
     Bytes(usize),
     /// The peer is done sending.
     Eof,
-}
-
-struct SocketReader<'a>(&'a TcpStream);
-impl Read for SocketReader<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(buf)
-    }
 }
 
 struct SocketWriter<'a>(&'a TcpStream);
@@ -139,25 +134,18 @@ impl Transport {
         cx: &mut Context<'_>,
         mut sink: impl FnMut(&[u8]),
     ) -> Poll<io::Result<ReadOutcome>> {
-        loop {
-            ready!(self.io.poll_read_ready(cx))?;
-            let result = match &mut self.tls {
-                None => PLAIN.with_borrow_mut(|buf| {
-                    let n = self.io.try_read(buf)?;
-                    sink(&buf[..n]);
-                    Ok(if n == 0 {
-                        ReadOutcome::Eof
-                    } else {
-                        ReadOutcome::Bytes(n)
-                    })
-                }),
-                Some(tls) => read_tls(&self.io, tls, &mut sink),
-            };
-            match result {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                other => return Poll::Ready(other),
-            }
-        }
+        let Some(tls) = &mut self.tls else {
+            return PLAIN.with_borrow_mut(|buf| {
+                let n = ready!(poll_socket(&mut self.io, cx, buf))?;
+                sink(&buf[..n]);
+                Poll::Ready(Ok(outcome(n)))
+            });
+        };
+        CIPHER.with_borrow_mut(|buf| {
+            let n = ready!(poll_socket(&mut self.io, cx, buf))?;
+            read_tls(tls, &buf[..n], &mut sink)?;
+            Poll::Ready(Ok(outcome(n)))
+        })
     }
 
     /// Plaintext that TLS already holds (bytes that came with the handshake's last flight).
@@ -231,29 +219,40 @@ impl Transport {
     }
 }
 
-fn read_tls(
-    io: &TcpStream,
-    tls: &mut ServerConnection,
-    sink: &mut impl FnMut(&[u8]),
-) -> io::Result<ReadOutcome> {
-    let n = CIPHER.with_borrow_mut(|buf| {
-        let n = SocketReader(io).read(buf)?;
-        let mut rest = &buf[..n];
-        while !rest.is_empty() {
-            tls.read_tls(&mut rest)?;
-            tls.process_new_packets()
-                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-            if !tls.is_handshaking() {
-                deliver_plaintext(tls, sink)?;
-            }
-        }
-        Ok::<usize, io::Error>(n)
-    })?;
-    Ok(if n == 0 {
+/// Reads once. The runtime takes a read that does not fill the buffer as the end of what is there,
+/// which saves the system call that would say so.
+fn poll_socket(
+    io: &mut TcpStream,
+    cx: &mut Context<'_>,
+    buf: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut buf = ReadBuf::new(buf);
+    ready!(Pin::new(io).poll_read(cx, &mut buf))?;
+    Poll::Ready(Ok(buf.filled().len()))
+}
+
+fn outcome(n: usize) -> ReadOutcome {
+    if n == 0 {
         ReadOutcome::Eof
     } else {
         ReadOutcome::Bytes(n)
-    })
+    }
+}
+
+fn read_tls(
+    tls: &mut ServerConnection,
+    mut rest: &[u8],
+    sink: &mut impl FnMut(&[u8]),
+) -> io::Result<()> {
+    while !rest.is_empty() {
+        tls.read_tls(&mut rest)?;
+        tls.process_new_packets()
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        if !tls.is_handshaking() {
+            deliver_plaintext(tls, sink)?;
+        }
+    }
+    Ok(())
 }
 
 /// Hands decrypted bytes on; `Ok(true)` once the peer sent close_notify.
