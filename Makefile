@@ -90,6 +90,10 @@ test-wire: $(VENV)/.built $(VENV)/.tests ## the protocol as a client sees it, on
 	$(PYTEST) -q tests/wire $(PYTEST_ARGS)
 	$(PYTEST) -q --proxy 7 $(TORN:%=tests/wire/%.py) -k "$(TORN_BUT)" $(PYTEST_ARGS)
 
+.PHONY: test-prosody
+test-prosody: $(VENV)/.tests .cache/.deps ## the wire tests of the RFCs and XEPs against Debian's Prosody: a wrong expectation shows
+	$(PYTEST) -q --server prosody $(wildcard tests/wire/rfc*.py) $(wildcard tests/wire/xep_*.py) $(PYTEST_ARGS)
+
 .PHONY: test-interop
 test-interop: $(VENV)/.built $(VENV)/.tests .cache/.deps ## foreign clients and suites: slixmpp, xmpp.js, stanza, Smack
 	$(PYTEST) -q tests/interop $(PYTEST_ARGS)

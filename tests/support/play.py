@@ -96,6 +96,7 @@ class Servers:
         )
         external.kind = "external"
         external.accounts_file = self._config.getoption("--accounts")
+        external.foreign_ca = self._config.getoption("--ca")
         external.start()
         return external
 

@@ -80,6 +80,8 @@ class Server(ABC):
     _pool: dict[str, deque[Account]] = field(default_factory=dict)
     _made: int = 0
     handed_out: list[Account] = field(default_factory=list)
+    foreign_ca: Path | None = None
+    """Who signed the certificate of a server that somebody else runs."""
     proxy: Proxy | None = None
     """What stands before every port, if anything does."""
     _fronts: dict[int, int] = field(default_factory=dict)
@@ -112,7 +114,7 @@ class Server(ABC):
         port = self.front(port)
         url = f"{kind}://{self.address}:{port}{self.ws_path}" if kind in ("ws", "wss") else ""
         transport = "ws" if kind == "wss" else kind
-        ca = self.authority.ca
+        ca = self.foreign_ca or self.authority.ca
         return Endpoint(name, self.address, port, transport, ca, url, torn=self.torn)
 
     def front(self, port: int) -> int:
