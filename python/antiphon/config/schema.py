@@ -300,7 +300,8 @@ class Limits(Section, frozen=True, kw_only=True):
         int, Meta(ge=0, description="Stanzas sent and not acknowledged; more end the session.")
     ] = 1_000
     sm_resume_seconds: Annotated[
-        int, Meta(ge=0, description="How long a lost session can be resumed (XEP-0198).")
+        int,
+        Meta(ge=0, description="How long a lost session can be resumed; 0: not at all (XEP-0198)."),
     ] = 600
     stanzas_per_second: Annotated[
         int, Meta(ge=0, description="From one client; beyond it the socket is read more slowly.")
