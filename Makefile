@@ -87,8 +87,8 @@ test-unit: $(VENV)/.built $(VENV)/.tests ## Python's unit tests and the comparis
 
 .PHONY: test-wire
 test-wire: $(VENV)/.built $(VENV)/.tests ## the protocol as a client sees it, one file for each XEP
-	$(PYTEST) -q tests/wire $(PYTEST_ARGS)
-	$(PYTEST) -q --proxy 7 $(TORN:%=tests/wire/%.py) -k "$(TORN_BUT)" $(PYTEST_ARGS)
+	$(PYTEST) -q --reruns 2 tests/wire $(PYTEST_ARGS)
+	$(PYTEST) -q --reruns 2 --proxy 7 $(TORN:%=tests/wire/%.py) -k "$(TORN_BUT)" $(PYTEST_ARGS)
 
 .PHONY: test-prosody
 test-prosody: $(VENV)/.tests .cache/.deps ## the wire tests of the RFCs and XEPs against Debian's Prosody: a wrong expectation shows

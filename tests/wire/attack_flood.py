@@ -258,31 +258,42 @@ async def test_requests_that_nobody_answers_are_not_remembered(
 # -- readers that are slow or gone -------------------------------------------------------------------
 
 
+SHARE_KB = 49_152
+
+
 @pytest.mark.settings(limits={"outgoing_bytes": 200_000})
 async def test_many_who_do_not_read_hold_no_more_than_their_share(
     clients: Clients, server: Server
 ) -> None:
     flooder = await clients.online()
-    lazy = [await clients.online(kind="direct") for _ in range(10)]
-    for one in lazy:
-        transport = one.transport
-        assert isinstance(transport, TcpTransport)
-        assert transport._transport is not None
-        sock = transport._transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        one.pause()
     before = resident_kb(server)
-    async with Bystanders(clients):
-        for i in range(150):
-            for one in lazy:
-                flooder.send(message(one.jid, "x" * 40_000, type="headline"))
-            if i % 5 == 4:
-                await flooder.sync()
-        # 60 MB were sent; 10 × (200 KB and what a TLS session and its socket hold) may stay
-        assert resident_kb(server) - before < 32_768
-    for one in lazy:
-        one.abort()
-    assert await settled_kb(server, before + HEADROOM_KB) < before + HEADROOM_KB
+    for _ in range(3):
+        lazy = [await clients.online(kind="direct") for _ in range(10)]
+        for one in lazy:
+            stop_reading(one)
+        async with Bystanders(clients):
+            for i in range(150):
+                for one in lazy:
+                    flooder.send(message(one.jid, "x" * 40_000, type="headline"))
+                if i % 5 == 4:
+                    await flooder.sync()
+            # 60 MB a round; 10 × (200 KB and what a TLS session and its socket hold) may stay, and
+            # what the allocator keeps of the 40 KB pieces (15 to 35 MB over any number of rounds)
+            assert resident_kb(server) - before < SHARE_KB
+        for one in lazy:
+            one.abort()
+        # the allocator keeps some of it for the next flood, which then must not add to it
+        assert await settled_kb(server, before + SHARE_KB) < before + SHARE_KB
+
+
+def stop_reading(client: Client) -> None:
+    """Leaves what comes to the socket's buffer, made small."""
+    transport = client.transport
+    assert isinstance(transport, TcpTransport)
+    assert transport._transport is not None
+    sock = transport._transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.pause()
 
 
 async def test_a_slow_reader_gets_all_and_delays_nobody(clients: Clients, server: Server) -> None:
