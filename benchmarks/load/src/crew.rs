@@ -6,10 +6,13 @@ use crate::pool::{Event, Handler, Pool};
 use crate::scram::KeyCache;
 use crate::session::{Progress, Session};
 use mio::Events;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// Longest time for all logins together, beside a share for each of them.
 const LOGIN_SECONDS: u64 = 60;
+/// Longest time for the ends of all streams.
+const LEAVING: Duration = Duration::from_secs(3);
 /// A round of the loop waits at most so long.
 pub const TICK: Duration = Duration::from_millis(100);
 
@@ -121,6 +124,26 @@ impl Crew {
         Ok(is_ours)
     }
 
+    /// Ends every stream, and waits until the server has ended them too: what it does with sessions
+    /// that go must not fall into what is measured next. The run is over: what fails is ignored.
+    pub fn leave(self, pool: &mut Pool, events: &mut Events) {
+        let mut leaving = Leaving {
+            left: (0..self.sessions.len())
+                .filter(|&id| self.sessions[id].is_ready())
+                .filter_map(|id| {
+                    pool.say(id)?.extend_from_slice(b"</stream:stream>");
+                    Some(id)
+                })
+                .collect(),
+        };
+        let end = Instant::now() + LEAVING;
+        while !leaving.left.is_empty() && Instant::now() < end {
+            if pool.turn(events, &mut leaving, TICK).is_err() {
+                return;
+            }
+        }
+    }
+
     /// Lets the loop run for a time while clients only answer.
     ///
     /// # Errors
@@ -150,6 +173,20 @@ impl Handler for Crew {
             Event::Connected => Ok(()),
             Event::End | Event::Closed => Err(ended()),
         }
+    }
+}
+
+/// Connections whose stream the server has not ended yet.
+struct Leaving {
+    left: BTreeSet<usize>,
+}
+
+impl Handler for Leaving {
+    fn on(&mut self, pool: &mut Pool, id: usize, event: Event<'_>) -> Result<(), Failure> {
+        if matches!(event, Event::End | Event::Closed) && self.left.remove(&id) {
+            pool.cut(id);
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! One thread, one epoll; see `options::HELP`. Never part of what is shipped.
 
+mod counter;
 mod crew;
 mod frame;
 mod histogram;

@@ -107,6 +107,13 @@ impl Report {
         );
     }
 
+    /// Adds how much counters of the node grew.
+    pub fn counters(&mut self, grown: Option<u64>) {
+        if let Some(grown) = grown {
+            self.set("crossings", json!(grown));
+        }
+    }
+
     /// Adds latencies, if there are some.
     pub fn latency(&mut self, histogram: &Histogram) {
         if histogram.count() == 0 {

@@ -24,19 +24,36 @@ options, with their defaults
   --tls none                 none | starttls | direct
   --mechanism SCRAM-SHA-256  SCRAM-SHA-256 | SCRAM-SHA-1 | PLAIN
   --users 200                accounts u0, u1, ...; connection i logs in as user i mod users
+  --first 0                  number of the first of these accounts
   --password bench
   --connections 200          at most 19000
   --window 4                 messages in flight per connection (login, presence, resume: in all)
   --rate 0                   messages a second in all, at times fixed before; 0: closed loop
-  --seconds 5                measured window, at most 600
+  --seconds 5                measured window, at most 600; fractions are allowed
   --warmup 2                 seconds before it
   --body 100                 bytes of a message's body
   --sm 0                     stream management, an ack request each N stanzas; 0: off
   --carbons 0                1: every user has a second resource with carbons on
-  --contacts 50              of a user (presence)
+  --contacts 50              of a user, in a ring: the half before and the half after (presence)
+  --roster 0                 1: every client asks for its roster at login (idle)
   --settle 25                seconds between the last login and the reading of memory (idle)
   --logins 32                logins under way at once before the scenario begins
   --pid 0                    process of the server, its children included; several: 12,34
+  --metrics none             IP:PORT of an HTTP listener; counters of the node go into the result
+                             (msg): how much antiphon_crossings_total grew in the window
+
+result (absent where it makes no sense)
+  count, rate_per_s          things done in the window: messages that arrived, logins, resumptions,
+                             deliveries of presence
+  server_ms_per_1000         CPU of the server's processes for 1,000 of them; server_user_share of it
+                             in user mode
+  generator_us_each          CPU of this process for one
+  other_cpu_s                CPU of everybody else on the machine in the window
+  latency_ms                 p50, p99, p99_9, max: from the intended time of sending to arrival, or
+                             from connecting to the end of the login
+  lost, errors               what never arrived, what came back
+  memory_kib                 rss_each, pss_each, private_each: growth for each connection;
+                             rss_before: the whole process after twenty throw-away logins
 ";
 
 /// What is run.
@@ -96,6 +113,7 @@ pub struct Options {
     pub tls: Security,
     pub mechanism: Mechanism,
     pub users: usize,
+    pub first: usize,
     pub password: String,
     pub connections: usize,
     pub window: usize,
@@ -106,13 +124,17 @@ pub struct Options {
     pub sm: u32,
     pub carbons: bool,
     pub contacts: usize,
+    pub roster: bool,
     pub settle: Duration,
     pub logins: usize,
     pub pids: Vec<u32>,
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Every socket is a descriptor, and machines allow some 20,000 of them.
 const MAX_CONNECTIONS: u64 = 19_000;
+/// A shorter window would be all edges.
+const SHORTEST: Duration = Duration::from_millis(100);
 
 impl Options {
     /// Reads the arguments behind the program's name.
@@ -149,6 +171,7 @@ impl Options {
             tls: Security::None,
             mechanism: Mechanism::ScramSha256,
             users: 200,
+            first: 0,
             password: "bench".to_owned(),
             connections: 200,
             window: 4,
@@ -159,18 +182,21 @@ impl Options {
             sm: 0,
             carbons: false,
             contacts: 50,
+            roster: false,
             settle: Duration::from_secs(25),
             logins: 32,
             pids: Vec::new(),
+            metrics: None,
         }
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
         match name {
-            "--address" => {
-                self.address = value
-                    .parse()
-                    .map_err(|_| usage(&format!("--address: {value:?} is not IP:PORT")))?;
+            "--address" => self.address = address(name, value)?,
+            "--metrics" => {
+                self.metrics = (value != "none")
+                    .then(|| address(name, value))
+                    .transpose()?;
             }
             "--domain" => value.clone_into(&mut self.domain),
             "--tls" => {
@@ -191,15 +217,17 @@ impl Options {
             }
             "--password" => value.clone_into(&mut self.password),
             "--users" => self.users = size(name, value, 1, 1_000_000)?,
+            "--first" => self.first = size(name, value, 0, 1_000_000)?,
             "--connections" => self.connections = size(name, value, 1, MAX_CONNECTIONS)?,
             "--window" => self.window = size(name, value, 1, 10_000)?,
             "--rate" => self.rate = number(name, value, 0, 1_000_000)?,
-            "--seconds" => self.seconds = seconds(name, value, 1, 600)?,
-            "--warmup" => self.warmup = seconds(name, value, 0, 600)?,
-            "--settle" => self.settle = seconds(name, value, 0, 600)?,
+            "--seconds" => self.seconds = seconds(name, value)?,
+            "--warmup" => self.warmup = seconds(name, value)?,
+            "--settle" => self.settle = seconds(name, value)?,
             "--body" => self.body = size(name, value, 32, 100_000)?,
             "--sm" => self.sm = u32::try_from(number(name, value, 0, 1000)?).unwrap_or(0),
             "--carbons" => self.carbons = number(name, value, 0, 1)? == 1,
+            "--roster" => self.roster = number(name, value, 0, 1)? == 1,
             "--contacts" => self.contacts = size(name, value, 2, 1000)?,
             "--logins" => self.logins = size(name, value, 1, 1000)?,
             "--pid" => {
@@ -215,8 +243,12 @@ impl Options {
     }
 
     fn check(&self) -> Result<(), Failure> {
-        if !self.address.ip().is_loopback() {
-            return Err(usage("--address: only loopback is loaded"));
+        let mut addresses = std::iter::once(self.address).chain(self.metrics);
+        if addresses.any(|address| !address.ip().is_loopback()) {
+            return Err(usage("--address, --metrics: only loopback is loaded"));
+        }
+        if self.seconds < SHORTEST {
+            return Err(usage("--seconds: at least 0.1"));
         }
         let clean = |text: &str| {
             text.bytes()
@@ -245,6 +277,13 @@ impl Options {
     }
 }
 
+impl Options {
+    /// The localpart of a client's account.
+    pub fn account(&self, user: usize) -> String {
+        format!("u{}", self.first + user)
+    }
+}
+
 fn usage(text: &str) -> Failure {
     Failure::Usage(text.to_owned())
 }
@@ -261,8 +300,19 @@ fn size(name: &str, value: &str, least: u64, most: u64) -> Result<usize, Failure
     number(name, value, least, most).map(|n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
-fn seconds(name: &str, value: &str, least: u64, most: u64) -> Result<Duration, Failure> {
-    number(name, value, least, most).map(Duration::from_secs)
+fn seconds(name: &str, value: &str) -> Result<Duration, Failure> {
+    value
+        .parse::<f64>()
+        .ok()
+        .filter(|seconds| (0.0..=600.0).contains(seconds))
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| usage(&format!("{name}: seconds from 0 to 600")))
+}
+
+fn address(name: &str, value: &str) -> Result<SocketAddr, Failure> {
+    value
+        .parse()
+        .map_err(|_| usage(&format!("{name}: {value:?} is not IP:PORT")))
 }
 
 #[cfg(test)]
@@ -276,8 +326,12 @@ mod tests {
 
     #[test]
     fn options_have_defaults_and_are_set_by_name() {
-        let options = parse("msg --rate 1000 --tls direct --pid 12,34").unwrap();
+        let options = parse("msg --rate 1000 --tls direct --pid 12,34 --first 7").unwrap();
         assert_eq!((options.rate, options.connections), (1000, 200));
+        assert_eq!((options.first, options.metrics), (7, None));
+        let idle = parse("idle --roster 1 --settle 0.5 --metrics 127.0.0.1:80").unwrap();
+        assert!(idle.roster && idle.metrics.is_some());
+        assert_eq!(idle.settle, Duration::from_millis(500));
         assert_eq!(
             (options.tls, options.pids),
             (Security::Direct, vec![12, 34])
@@ -291,6 +345,10 @@ mod tests {
             "msg --connections 20000",
             "msg --connections 3",
             "msg --seconds 601",
+            "msg --seconds 0",
+            "msg --seconds NaN",
+            "msg --warmup -1",
+            "msg --metrics 192.0.2.1:80",
             "msg --rate",
             "flood",
         ] {

@@ -41,6 +41,8 @@ pub struct Setup {
     pub presence: bool,
     /// XEP-0280 #enabling.
     pub carbons: bool,
+    /// Asks for the roster (RFC 6121 §2.1.3), which a server may only then read.
+    pub roster: bool,
     /// XEP-0198 #enable; true: resumable.
     pub sm: Option<bool>,
 }
@@ -55,7 +57,7 @@ pub struct Resumption {
 
 /// One client.
 pub struct Session {
-    /// Which account: `u{user}`.
+    /// Which account: see [`Options::account`].
     pub user: usize,
     resource: String,
     step: Step,
@@ -68,6 +70,8 @@ pub struct Session {
     /// Stanzas handled since SM was enabled (XEP-0198 #acking).
     pub handled: u32,
     is_counting: bool,
+    /// Contacts in the roster that has come.
+    pub contacts: usize,
 }
 
 impl Session {
@@ -83,6 +87,7 @@ impl Session {
             sm_id: None,
             handled: 0,
             is_counting: false,
+            contacts: 0,
         }
     }
 
@@ -163,7 +168,7 @@ impl Session {
         if memmem::find(features, format!(">{name}<").as_bytes()).is_none() {
             return Err(Failure::Login(format!("{name} is not offered")));
         }
-        let user = format!("u{}", self.user);
+        let user = options.account(self.user);
         let (exchange, content) = if name == "PLAIN" {
             (None, scram::plain(&user, &options.password))
         } else {
@@ -207,7 +212,15 @@ impl Session {
                 self.ask(out);
                 return Ok(self.progress(out));
             }
-            b"iq" if id == b"carbons" && is_result => true,
+            b"iq" if id == b"carbons" && is_result => {
+                self.count();
+                true
+            }
+            b"iq" if id == b"roster" && is_result => {
+                self.contacts = memmem::find_iter(stanza, b"<item ").count();
+                self.count();
+                true
+            }
             b"enabled" => {
                 self.is_counting = true;
                 self.sm_id = (!id.is_empty()).then(|| unescaped(id));
@@ -215,7 +228,9 @@ impl Session {
             }
             b"resumed" => true,
             b"failed" => return Err(unexpected(stanza)),
-            b"iq" if matches!(id, b"bind" | b"carbons") => return Err(unexpected(stanza)),
+            b"iq" if matches!(id, b"bind" | b"carbons" | b"roster") => {
+                return Err(unexpected(stanza));
+            }
             // Presence of others, requests of the server: as in any session.
             _ => {
                 self.on_stanza(stanza, out)?;
@@ -246,6 +261,12 @@ impl Session {
         if self.setup.carbons {
             out.extend_from_slice(
                 b"<iq type='set' id='carbons'><enable xmlns='urn:xmpp:carbons:2'/></iq>",
+            );
+            answers += 1;
+        }
+        if self.setup.roster {
+            out.extend_from_slice(
+                b"<iq type='get' id='roster'><query xmlns='jabber:iq:roster'/></iq>",
             );
             answers += 1;
         }
@@ -368,6 +389,7 @@ mod tests {
         let setup = Setup {
             presence: true,
             carbons: true,
+            roster: true,
             sm: Some(true),
         };
         let mut session = Session::new(7, "r".to_owned(), setup);
@@ -392,11 +414,19 @@ mod tests {
         let bound = "<iq id='bind' type='result'><bind><jid>u7@localhost/r</jid></bind></iq>";
         let (_, asked) = feed(&mut session, bound);
         assert!(asked.contains("carbons:2") && asked.contains("sm:3"));
+        assert!(asked.contains("jabber:iq:roster"));
         assert_eq!(
             feed(&mut session, "<enabled id='a&amp;b'/>").0,
             Progress::Wait
         );
-        let last = feed(&mut session, "<iq id='carbons' type='result'/>");
+        assert_eq!(
+            feed(&mut session, "<iq id='carbons' type='result'/>").0,
+            Progress::Wait
+        );
+        let roster =
+            "<iq id='roster' type='result'><query><item jid='a'/><item jid='b'/></query></iq>";
+        let last = feed(&mut session, roster);
+        assert_eq!(session.contacts, 2);
         assert_eq!(last, (Progress::Ready, "<presence/>".to_owned()));
         assert_eq!(
             (session.jid.as_str(), session.sm_id.as_deref()),
@@ -406,7 +436,7 @@ mod tests {
         assert!(!session.on_stanza(ping.as_bytes(), &mut out).unwrap());
         assert!(session.on_stanza(b"<message/>", &mut out).unwrap());
         assert!(!session.on_stanza(b"<r/>", &mut out).unwrap());
-        assert!(out.ends_with(b"<a xmlns='urn:xmpp:sm:3' h='2'/>"));
+        assert!(out.ends_with(b"<a xmlns='urn:xmpp:sm:3' h='4'/>"));
     }
 
     #[test]

@@ -24,7 +24,8 @@ const WATCH: Duration = Duration::from_secs(5);
 pub fn run(options: &Options) -> Result<Value, Failure> {
     let mut events = events();
     let thrown_away = THROWN_AWAY.min(options.connections);
-    drop(crew_up(options, thrown_away, &mut events)?);
+    let (mut pool, crew) = crew_up(options, thrown_away, &mut events)?;
+    crew.leave(&mut pool, &mut events);
     std::thread::sleep(PAUSE);
     let pids = family(&options.pids);
     let before = Memory::of(&pids);
@@ -38,8 +39,13 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     let mut report = Report::new("idle", options);
     report.memory((before, after), options.connections);
     report.set("connections", json!(crew.ready));
+    if options.roster {
+        let contacts = crew.sessions.iter().map(|session| session.contacts);
+        report.set("contacts", json!(contacts.min()));
+    }
     report.set("server_cpu_s", json!(window.server.total_s));
     report.set("seconds", json!(window.seconds));
+    crew.leave(&mut pool, &mut events);
     Ok(report.finish())
 }
 
@@ -47,6 +53,7 @@ fn crew_up(options: &Options, count: usize, events: &mut Events) -> Result<(Pool
     let setup = Setup {
         presence: true,
         carbons: options.carbons,
+        roster: options.roster,
         sm: (options.sm > 0).then_some(true),
     };
     let sessions = (0..count)

@@ -6,6 +6,7 @@
 
 use super::stamp::{self, Stamps, push_hex};
 use crate::Failure;
+use crate::counter;
 use crate::crew::{Crew, TICK, ended, events};
 use crate::frame;
 use crate::histogram::Histogram;
@@ -58,11 +59,16 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     msg.begin(&mut pool)?;
     msg.run_for(&mut pool, &mut events, options.warmup)?;
 
+    let crossed = options.metrics.map(counter::crossings).transpose()?;
     let meter = Meter::start(options);
     let before = (msg.sent, msg.received, msg.copies);
     msg.window_ns = msg.stamps.now()..u64::MAX;
     msg.run_for(&mut pool, &mut events, options.seconds)?;
     let window = meter.stop();
+    let grown = match (options.metrics, crossed) {
+        (Some(address), Some(before)) => Some(counter::since(before, counter::crossings(address)?)),
+        _ => None,
+    };
     let after = (msg.sent, msg.received, msg.copies);
     msg.window_ns.end = msg.stamps.now();
     msg.drain(&mut pool, &mut events)?;
@@ -76,7 +82,9 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
         "lost",
         json!(msg.sent.saturating_sub(msg.received + msg.errors)),
     );
+    report.counters(grown);
     report.latency(&msg.latency);
+    msg.crew.leave(&mut pool, &mut events);
     Ok(report.finish())
 }
 
@@ -84,6 +92,7 @@ fn sessions(options: &Options) -> Vec<Session> {
     let setup = Setup {
         presence: true,
         carbons: options.carbons,
+        roster: false,
         sm: (options.sm > 0).then_some(false),
     };
     let resources = if options.carbons { 2 } else { 1 };

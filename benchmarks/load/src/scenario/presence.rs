@@ -72,6 +72,7 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     let mut report = Report::new("presence", options);
     report.window(&window, presence.delivered - before.1);
     report.set("sent", json!(presence.sent - before.0));
+    presence.crew.leave(&mut pool, &mut events);
     Ok(report.finish())
 }
 
@@ -155,10 +156,11 @@ impl Presence {
 
     fn ask(&mut self, pool: &mut Pool) {
         if let Some((from, to)) = self.pairs.pop() {
+            let options = &self.crew.options;
             self.subscription(
                 pool,
                 from,
-                &format!("u{to}@{}", self.crew.options.domain),
+                &format!("{}@{}", options.account(to), options.domain),
                 "subscribe",
             );
         }
@@ -191,10 +193,10 @@ impl Presence {
     /// Whether `bare` is among those who ask `id`, rather than being asked.
     fn is_before(&self, bare: &str, id: usize) -> bool {
         let users = self.crew.options.users;
-        let user = bare[1..]
-            .split('@')
-            .next()
-            .and_then(|n| n.parse::<usize>().ok());
+        let user = bare
+            .strip_prefix('u')
+            .and_then(|rest| rest.split('@').next()?.parse::<usize>().ok())
+            .and_then(|number| number.checked_sub(self.crew.options.first));
         user.is_some_and(|user| (id + users - user) % users <= self.crew.options.contacts / 2)
     }
 

@@ -29,6 +29,7 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     let setup = Setup {
         presence: true,
         carbons: options.carbons,
+        roster: false,
         sm: Some(true),
     };
     let sessions = (0..options.connections)
@@ -63,6 +64,7 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     let mut report = Report::new("resume", options);
     report.window(&window, resume.done - before);
     report.latency(&resume.latency);
+    resume.crew.leave(&mut pool, &mut events);
     Ok(report.finish())
 }
 
