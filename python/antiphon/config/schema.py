@@ -264,8 +264,29 @@ class Limits(Section, frozen=True, kw_only=True):
     """Every limit on what grows, its unit in its name; 0: no limit."""
 
     connections_per_address: Annotated[
-        int, Meta(ge=0, description="Open connections from one IP address; more are closed.")
+        int,
+        Meta(
+            ge=0,
+            description="Open connections from one IP address, a /64 of IPv6 being one; "
+            "more are closed.",
+        ),
     ] = 200
+    connections_before_login: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Open connections that have not logged in, from everywhere; "
+            "more get resource-constraint.",
+        ),
+    ] = 20_000
+    logins_per_worker: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Steps of logins in hand for each worker thread; more wait their turn, "
+            "the oldest connection first, behind the traffic of sessions.",
+        ),
+    ] = 2
     stanza_bytes: Annotated[
         int, Meta(ge=0, description="A stanza after login; larger: policy-violation.")
     ] = 262_144

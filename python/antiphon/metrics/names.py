@@ -184,6 +184,11 @@ CORE = (
         help="Events that crossed into Python.",
     ),
     Metric(
+        name="antiphon_login_steps_delayed_total",
+        kind="counter",
+        help="Steps of logins that had to wait for their turn.",
+    ),
+    Metric(
         name="antiphon_logs_lost_total",
         kind="counter",
         help="Log records dropped because Python was behind.",
@@ -197,6 +202,26 @@ CORE = (
         name="antiphon_connections",
         kind="gauge",
         help="Open connections.",
+    ),
+    Metric(
+        name="antiphon_connections_before_login",
+        kind="gauge",
+        help="Open connections that have not logged in.",
+    ),
+    Metric(
+        name="antiphon_login_steps_in_hand",
+        kind="gauge",
+        help="Steps of logins in hand.",
+    ),
+    Metric(
+        name="antiphon_login_steps_in_hand_max",
+        kind="gauge",
+        help="The most steps of logins that were in hand at once.",
+    ),
+    Metric(
+        name="antiphon_logins_waiting",
+        kind="gauge",
+        help="Connections that wait for their turn to log in.",
     ),
     Metric(
         name="antiphon_entities",

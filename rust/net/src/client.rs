@@ -488,6 +488,10 @@ impl Driver for Client {
         self.stream.tls_started(channel);
     }
 
+    fn is_logged_in(&self) -> bool {
+        self.session.is_some()
+    }
+
     fn wants_read(&self) -> bool {
         !self.is_over && self.throttle.is_none() && self.stream.buffered() < self.limits.read_ahead
     }

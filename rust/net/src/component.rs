@@ -161,6 +161,10 @@ impl Driver for Component {
 
     fn tls_started(&mut self, _channel: Channel) {}
 
+    fn is_logged_in(&self) -> bool {
+        self.session.is_some()
+    }
+
     fn wants_read(&self) -> bool {
         !self.is_over && self.stream.buffered() < READ_AHEAD
     }

@@ -2,6 +2,7 @@
 //!
 //! One future per connection and nothing beside it: no timer, no channel, no buffer while idle.
 
+use crate::admission::Turn;
 use crate::gateway::{Count, Gateway};
 use crate::listener::AddressGuard;
 use crate::timers::{AlarmHandle, Alarms};
@@ -47,6 +48,8 @@ pub trait Driver: Send {
     fn flushed(&mut self);
     /// TLS stands.
     fn tls_started(&mut self, channel: Channel);
+    /// Whether the peer has proved who it is and has its session: it waits for no turns any more.
+    fn is_logged_in(&self) -> bool;
     /// Whether more bytes are welcome.
     fn wants_read(&self) -> bool;
     /// The connection broke or the peer closed it.
@@ -103,6 +106,8 @@ pub struct Conn<D> {
     backlog: usize,
     /// The driver was polled while it had a backlog, so it may have kept something back.
     is_behind: bool,
+    /// Until the login is done.
+    turn: Option<Box<Turn>>,
     _guard: Option<Arc<AddressGuard>>,
 }
 
@@ -121,6 +126,7 @@ impl<D: Driver> Conn<D> {
             has_frames: false,
             backlog: 0,
             is_behind: false,
+            turn: None,
             _guard: None,
         }
     }
@@ -129,6 +135,13 @@ impl<D: Driver> Conn<D> {
     #[must_use]
     pub fn guarded_by(mut self, guard: Arc<AddressGuard>) -> Self {
         self._guard = Some(guard);
+        self
+    }
+
+    /// As it is; until the login is done it goes on only when it has its turn.
+    #[must_use]
+    pub fn in_turn(mut self, turn: Turn) -> Self {
+        self.turn = Some(Box::new(turn));
         self
     }
 
@@ -365,6 +378,30 @@ impl<D: Driver> Conn<D> {
         Poll::Pending
     }
 
+    /// Whether it has to wait for its turn. One whose time is over needs none to say so.
+    fn waits_for_turn(&mut self, cx: &Context<'_>) -> bool {
+        let Some(turn) = &mut self.turn else {
+            return false;
+        };
+        if turn.poll(cx).is_ready() {
+            return false;
+        }
+        let now_ms = self.shared.gateway.now_ms();
+        let is_waiting = !self.is_overdue(now_ms);
+        if is_waiting {
+            self.set_alarm(now_ms, cx);
+        }
+        is_waiting
+    }
+
+    fn end_turn(&mut self) {
+        if self.driver.is_logged_in() {
+            self.turn = None;
+        } else if let Some(turn) = &mut self.turn {
+            turn.done();
+        }
+    }
+
     fn end(&mut self) -> Poll<()> {
         self.phase = Phase::Done;
         Poll::Ready(())
@@ -376,10 +413,17 @@ impl<D: Driver + Unpin> Future for Conn<D> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        match catch_unwind(AssertUnwindSafe(|| this.poll_inner(cx))) {
+        if this.turn.is_some() && this.waits_for_turn(cx) {
+            return Poll::Pending;
+        }
+        let polled = match catch_unwind(AssertUnwindSafe(|| this.poll_inner(cx))) {
             Ok(poll) => poll,
             Err(_) => this.after_panic(cx),
+        };
+        if this.turn.is_some() {
+            this.end_turn();
         }
+        polled
     }
 }
 

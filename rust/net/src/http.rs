@@ -1,6 +1,7 @@
 //! HTTP: WebSocket streams (RFC 7395) are served here, any other request goes to the ASGI
 //! application as one bounded event.
 
+use crate::admission::Turn;
 use crate::conn::Conn;
 use crate::gateway::{Count, HttpRequest, HttpResponse};
 use crate::listener::{AddressGuard, ListenerConfig, Net, TlsMode};
@@ -68,7 +69,7 @@ pub(crate) async fn serve(
     config: Arc<ListenerConfig>,
     io: TcpStream,
     peer: SocketAddr,
-    guard: Arc<AddressGuard>,
+    (guard, turn): (Arc<AddressGuard>, Turn),
 ) {
     let site = Site {
         net,
@@ -79,20 +80,24 @@ pub(crate) async fn serve(
     };
     let gateway = Arc::clone(&site.net.gateway);
     if site.config.tls == TlsMode::Direct {
-        serve_tls(site, io).await;
+        serve_tls(site, io, turn).await;
     } else {
+        drop(turn);
         serve_io(site, io).await;
     }
     gateway.count(Count::Ended);
 }
 
-async fn serve_tls(mut site: Site, io: TcpStream) {
+async fn serve_tls(mut site: Site, io: TcpStream, mut turn: Turn) {
     let hosts = site.net.tls.read().clone();
     let Some(config) = hosts.config(None, Protocol::Http) else {
         return;
     };
-    let accepting = tokio_rustls::TlsAcceptor::from(config).accept(io);
-    match tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS), accepting).await {
+    let accepting = turn.gate(tokio_rustls::TlsAcceptor::from(config).accept(io));
+    let accepted = tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS), accepting).await;
+    // A request is no login; what becomes a WebSocket takes its place among them then.
+    drop(turn);
+    match accepted {
         Ok(Ok(stream)) => {
             let channel = hosts.channel(stream.get_ref().1, None);
             // A browser cannot see TLS, so no channel binding is offered (XEP-0440 #rules).
@@ -226,6 +231,10 @@ fn accept_key(key: &HeaderValue) -> Option<HeaderValue> {
 /// Hands over to a task that is no larger than the connection.
 fn websocket(site: &Site, transport: Transport, early: &[u8]) {
     let net = &site.net;
+    let Some(turn) = net.admission().enter() else {
+        net.gateway.count(Count::Refused);
+        return;
+    };
     let max_message = net.c2s.read().other.limits.stanza_bytes;
     let client = net.client(
         site.peer.ip(),
@@ -240,12 +249,12 @@ fn websocket(site: &Site, transport: Transport, early: &[u8]) {
         net.shared(),
     );
     conn.feed(early);
-    tokio::spawn(conn.guarded_by(Arc::clone(&site.guard)));
+    tokio::spawn(conn.guarded_by(Arc::clone(&site.guard)).in_turn(turn));
 }
 
 async fn forward(site: &Site, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
-    let limit = site.net.limits.read().http_body_bytes;
+    let limit = site.net.limits().http_body_bytes;
     let reading = Limited::new(body, limit).collect();
     let body = match tokio::time::timeout(Duration::from_secs(BODY_SECONDS), reading).await {
         Ok(Ok(body)) => body.to_bytes(),

@@ -1,5 +1,6 @@
 //! Accepting connections, within the limits.
 
+use crate::admission::{Admission, LoginLimits, Turn, network};
 use crate::client::{Client, ClientLimits};
 use crate::component::Component;
 use crate::conn::{Conn, Shared};
@@ -27,6 +28,16 @@ use tokio::sync::{Semaphore, watch};
 const REFUSALS: usize = 64;
 /// How long one is.
 const REFUSAL: Duration = Duration::from_secs(1);
+
+const TOO_MANY_OF_ADDRESS: (StreamCondition, &str) = (
+    StreamCondition::PolicyViolation,
+    "too many connections from this address",
+);
+/// RFC 6120 §4.9.3.17
+const TOO_MANY_LOGINS: (StreamCondition, &str) = (
+    StreamCondition::ResourceConstraint,
+    "too many clients log in just now, try again later",
+);
 
 /// What a listener speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,12 +86,14 @@ pub struct ClientConfigs {
 /// Bounds of connections; 0 turns one off.
 #[derive(Debug, Clone)]
 pub struct NetLimits {
-    /// Of one IP address.
+    /// Of one address, as [`network`] counts them.
     pub connections_per_address: u32,
     /// Rates and deadlines of clients.
     pub client: Arc<ClientLimits>,
     /// Bytes of an HTTP request's body.
     pub http_body_bytes: usize,
+    /// Logins under way.
+    pub logins: LoginLimits,
 }
 
 /// What listeners need; the replaceable parts change on reload, for later connections.
@@ -95,8 +108,10 @@ pub struct Net {
     pub c2s: RwLock<ClientConfigs>,
     /// Component streams.
     pub components: RwLock<Arc<ComponentConfig>>,
-    /// Bounds.
-    pub limits: RwLock<NetLimits>,
+    /// Bounds; set by [`Net::set_limits`].
+    limits: RwLock<NetLimits>,
+    /// Whose turn it is to log in.
+    admission: Arc<Admission>,
     addresses: Mutex<HashMap<IpAddr, u32>>,
     /// Refused connections whose peers may still read why.
     refusals: Arc<Semaphore>,
@@ -144,6 +159,7 @@ impl Net {
             tls: RwLock::new(Arc::new(tls)),
             c2s: RwLock::new(c2s),
             components: RwLock::new(Arc::new(components)),
+            admission: Arc::new(Admission::new(limits.logins)),
             limits: RwLock::new(limits),
             addresses: Mutex::default(),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
@@ -156,8 +172,27 @@ impl Net {
         self.stopping.send_replace(true);
     }
 
+    /// Other bounds, for later connections; those of logins at once.
+    pub fn set_limits(&self, limits: NetLimits) {
+        self.admission.set(limits.logins);
+        *self.limits.write() = limits;
+    }
+
+    /// Bounds.
+    #[must_use]
+    pub fn limits(&self) -> NetLimits {
+        self.limits.read().clone()
+    }
+
+    /// Logins under way.
+    #[must_use]
+    pub fn admission(&self) -> &Arc<Admission> {
+        &self.admission
+    }
+
     /// Lets the address in, unless it has too many connections already.
     pub fn admit(self: &Arc<Self>, ip: IpAddr) -> Option<Arc<AddressGuard>> {
+        let ip = network(ip);
         let limit = self.limits.read().connections_per_address;
         let mut addresses = self.addresses.lock();
         let count = addresses.entry(ip).or_insert(0);
@@ -196,7 +231,7 @@ impl Net {
             Arc::clone(&self.gateway),
             config,
             Arc::clone(&self.limits.read().client),
-            Peer { ip },
+            Peer { ip: network(ip) },
             framing,
             channel,
         )
@@ -239,46 +274,52 @@ async fn accept_all(net: Arc<Net>, config: Arc<ListenerConfig>, listener: TcpLis
 fn accept(net: &Arc<Net>, config: &Arc<ListenerConfig>, io: TcpStream, peer: SocketAddr) {
     // Stanzas are coalesced here already; Nagle's algorithm would only delay them.
     let _ = io.set_nodelay(true);
-    let Some(guard) = net.admit(peer.ip().to_canonical()) else {
-        net.gateway.count(Count::Refused);
-        refuse(net, config, io);
-        return;
+    let admitted = net.admit(peer.ip());
+    let (guard, turn) = match (admitted, net.admission.enter()) {
+        (Some(guard), Some(turn)) => (guard, turn),
+        (None, _) => return refuse(net, config, io, TOO_MANY_OF_ADDRESS),
+        (_, None) => return refuse(net, config, io, TOO_MANY_LOGINS),
     };
     net.gateway.count(Count::Accepted);
     let (net, config) = (Arc::clone(net), Arc::clone(config));
     // Each its own task: one that could be any of them would be as large as the largest.
     match (config.kind, config.tls) {
         (Kind::Http, _) => {
-            tokio::spawn(http::serve(net, config, io, peer, guard));
+            tokio::spawn(http::serve(net, config, io, peer, (guard, turn)));
         }
         (Kind::C2s, TlsMode::Direct) => {
-            tokio::spawn(serve_direct(net, io, peer.ip(), guard));
+            tokio::spawn(serve_direct(net, io, peer.ip(), (guard, turn)));
         }
         (Kind::C2s, mode) => {
             let starttls = mode == TlsMode::Starttls;
             let client = net.client(peer.ip(), Framing::Tcp, Channel::default(), starttls);
             let transport = Transport::plain(io);
             let conn = Conn::new(transport, None, client, net.shared());
-            tokio::spawn(conn.guarded_by(guard));
+            tokio::spawn(conn.guarded_by(guard).in_turn(turn));
         }
         (Kind::Component, _) => {
             let component = Component::new(Arc::clone(&net.gateway), net.components.read().clone());
             let transport = Transport::plain(io);
             let conn = Conn::new(transport, None, component, net.shared());
-            tokio::spawn(conn.guarded_by(guard));
+            tokio::spawn(conn.guarded_by(guard).in_turn(turn));
         }
     }
 }
 
 /// Says why, where a stream can be written without TLS.
-fn refuse(net: &Arc<Net>, config: &ListenerConfig, io: TcpStream) {
+fn refuse(
+    net: &Arc<Net>,
+    config: &ListenerConfig,
+    io: TcpStream,
+    (condition, text): (StreamCondition, &str),
+) {
+    net.gateway.count(Count::Refused);
     if config.kind != Kind::C2s || config.tls == TlsMode::Direct {
         return;
     }
     let configs = Arc::clone(&net.c2s.read().starttls);
     let mut stream = c2s::Stream::new(configs, Framing::Tcp, Channel::default());
-    let error = StreamError::from(StreamCondition::PolicyViolation)
-        .with_text("too many connections from this address");
+    let error = StreamError::from(condition).with_text(text);
     let mut out = Outgoing::new(Framing::Tcp);
     stream.close(Some(error), &mut out);
     // The socket's buffer is empty, so this is written whole or the peer is gone.
@@ -308,7 +349,12 @@ async fn discard(io: TcpStream) {
 }
 
 /// Makes TLS stand, then hands over to a task that is no larger than the connection.
-async fn serve_direct(net: Arc<Net>, io: TcpStream, ip: IpAddr, guard: Arc<AddressGuard>) {
+async fn serve_direct(
+    net: Arc<Net>,
+    io: TcpStream,
+    ip: IpAddr,
+    (guard, mut turn): (Arc<AddressGuard>, Turn),
+) {
     let seconds = net.limits.read().client.login_seconds;
     let shared = net.shared();
     let Some(tls) = shared.tls.config(None, Protocol::Client) else {
@@ -319,7 +365,7 @@ async fn serve_direct(net: Arc<Net>, io: TcpStream, ip: IpAddr, guard: Arc<Addre
         return;
     }
     let mut early = Vec::new();
-    let handshake = handshake(&mut transport, &mut early);
+    let handshake = turn.gate(handshake(&mut transport, &mut early));
     let limit = Duration::from_secs(if seconds == 0 { 3600 } else { seconds });
     let result = tokio::time::timeout(limit, handshake).await;
     if !matches!(result, Ok(Ok(()))) {
@@ -334,7 +380,7 @@ async fn serve_direct(net: Arc<Net>, io: TcpStream, ip: IpAddr, guard: Arc<Addre
     let client = net.client(ip, Framing::Tcp, channel, false);
     let mut conn = Conn::new(transport, None, client, shared);
     conn.feed(&early);
-    tokio::spawn(conn.guarded_by(guard));
+    tokio::spawn(conn.guarded_by(guard).in_turn(turn));
 }
 
 async fn handshake(transport: &mut Transport, early: &mut Vec<u8>) -> io::Result<()> {

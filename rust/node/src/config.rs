@@ -215,6 +215,8 @@ pub struct Modules {
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     pub connections_per_address: u32,
+    pub connections_before_login: usize,
+    pub logins_per_worker: usize,
     pub stanza_bytes: usize,
     pub stanza_bytes_before_login: usize,
     pub stanza_depth: usize,

@@ -5,8 +5,9 @@ use crate::config::NodeConfig;
 use crate::gateway::NodeGateway;
 use crate::live::{ConfigError, Live};
 use crate::metrics::Readings;
-use crate::node::{ERROR, Node};
+use crate::node::{ERROR, INFO, Node};
 use crate::trim::Trim;
+use antiphon_net::admission::{Admission, LoginReadings};
 use antiphon_net::gateway::Gateway;
 use antiphon_net::listener::{ListenerConfig, Net, listen};
 use antiphon_net::timers::Alarms;
@@ -26,6 +27,8 @@ const TICK: Duration = Duration::from_millis(500);
 const IDLE_ENTITY_S: u64 = 60;
 /// Ticks between two looks at idle entities.
 const EVICT_TICKS: u64 = 20;
+/// Logins that wait at once and are worth a line in the log.
+const CROWD: usize = 100;
 /// Ticks between two groups of what is written behind.
 const FLUSH_TICKS: u64 = 4;
 
@@ -90,9 +93,7 @@ impl Core {
             config.ok_or_else(|| ConfigError::Document("the node was started already".into()))?;
         let live = Live::new(config)?;
         let mut builder = Builder::new_multi_thread();
-        if live.config.worker_threads > 0 {
-            builder.worker_threads(live.config.worker_threads);
-        }
+        builder.worker_threads(live.workers());
         let runtime = builder.thread_name("antiphon").enable_all().build()?;
         let running = self.start_on(runtime, live)?;
         *self.running.lock() = Some(running);
@@ -148,7 +149,14 @@ impl Core {
                 }
             }
         }
-        runtime.spawn(tick(Arc::clone(&node), Arc::clone(&alarms), self.trim));
+        let admission = Arc::clone(net.admission());
+        let alarms_of_tick = Arc::clone(&alarms);
+        runtime.spawn(tick(
+            Arc::clone(&node),
+            alarms_of_tick,
+            admission,
+            self.trim,
+        ));
         Ok(Running {
             runtime,
             node,
@@ -176,7 +184,7 @@ impl Core {
         *running.net.tls.write() = Arc::new(tls);
         *running.net.c2s.write() = streams;
         *running.net.components.write() = Arc::new(components);
-        *running.net.limits.write() = live.net_limits();
+        running.net.set_limits(live.net_limits());
         self.bridge.set_log_level(live.config.log_level);
         running.node.apply(live);
         Ok(())
@@ -253,6 +261,7 @@ impl Core {
         node.metrics.text(Readings {
             sessions: node.sessions.len(),
             connections: running.alarms.len(),
+            logins: running.net.admission().readings(),
             entities: node.shards.each().map(|shard| shard.len()).sum(),
             crossings: self.bridge.crossings(),
             queue: self.bridge.depth(),
@@ -287,12 +296,33 @@ fn listen_advice(error: &std::io::Error) -> String {
     }
 }
 
+/// Says once when logins begin to wait for each other in numbers, and once when none does any more.
+fn tell_of_logins(node: &Node, logins: &LoginReadings, is_crowded: bool) -> bool {
+    let fields = || {
+        vec![
+            ("waiting", logins.waiting.to_string()),
+            ("connections", logins.connections.to_string()),
+        ]
+    };
+    if !is_crowded && logins.waiting >= CROWD {
+        node.bridge
+            .log(INFO, "logins wait for their turn", fields());
+        return true;
+    }
+    if is_crowded && logins.waiting == 0 {
+        node.bridge.log(INFO, "logins no longer wait", fields());
+        return false;
+    }
+    is_crowded
+}
+
 /// Looks at every deadline of the node.
-async fn tick(node: Arc<Node>, alarms: Arc<Alarms>, trim: fn()) {
+async fn tick(node: Arc<Node>, alarms: Arc<Alarms>, admission: Arc<Admission>, trim: fn()) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u64;
     let mut storms = Trim::default();
+    let mut is_crowded = false;
     loop {
         interval.tick().await;
         ticks += 1;
@@ -301,6 +331,7 @@ async fn tick(node: Arc<Node>, alarms: Arc<Alarms>, trim: fn()) {
         for session in node.sessions.expired(now_ms) {
             node.end_session(&session);
         }
+        is_crowded = tell_of_logins(&node, &admission.readings(), is_crowded);
         let late = node.bridge.expire(now_ms);
         if !late.is_empty() {
             node.bridge.log(

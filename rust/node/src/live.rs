@@ -1,6 +1,7 @@
 //! What a reload replaces: the configuration compiled for use.
 
 use crate::config::{Host, Modules, NodeConfig, or_unlimited};
+use antiphon_net::admission::LoginLimits;
 use antiphon_net::client::ClientLimits;
 use antiphon_net::listener::{ClientConfigs, NetLimits};
 use antiphon_net::session::QueueLimits;
@@ -12,7 +13,9 @@ use antiphon_xmpp::sasl::{Mechanism, ScramHash};
 use antiphon_xmpp::stream::c2s::{self, HostConfig};
 use antiphon_xmpp::stream::{component, sm};
 use antiphon_xmpp::xml::Limits;
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 /// Seconds a silent client has to answer a ping, at most: no longer than it may be silent.
 const PING_TIMEOUT_SECONDS: u64 = 60;
@@ -108,6 +111,15 @@ impl Live {
             queue,
             config,
         })
+    }
+
+    /// Threads of the runtime: as told, or one for each core.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        match self.config.worker_threads {
+            0 => available_parallelism().map_or(1, NonZero::get),
+            told => told,
+        }
     }
 
     /// Whether this is a served domain.
@@ -240,6 +252,10 @@ impl Live {
                 read_ahead: or_unlimited(limits.stanza_bytes).saturating_add(READ_AHEAD),
             }),
             http_body_bytes: or_unlimited(limits.http_body_bytes),
+            logins: LoginLimits {
+                at_once: limits.logins_per_worker.saturating_mul(self.workers()),
+                connections: limits.connections_before_login,
+            },
         }
     }
 

@@ -1,5 +1,6 @@
 //! Counters kept in Rust, in Prometheus' text format.
 
+use antiphon_net::admission::LoginReadings;
 use antiphon_xmpp::StanzaKind;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, LabelValueEncoder};
@@ -89,6 +90,8 @@ pub struct Readings {
     pub sessions: usize,
     /// Open connections.
     pub connections: usize,
+    /// Logins under way.
+    pub logins: LoginReadings,
     /// Entities in memory.
     pub entities: usize,
     /// Events that crossed into Python.
@@ -211,6 +214,12 @@ impl Metrics {
         );
         counter_of(
             r,
+            "login_steps_delayed",
+            "Steps of logins that had to wait for their turn",
+            readings.logins.delayed,
+        );
+        counter_of(
+            r,
             "logs_lost",
             "Log records dropped because Python was behind",
             readings.lost_logs,
@@ -218,6 +227,26 @@ impl Metrics {
         for (name, help, value) in [
             ("sessions", "Bound sessions", readings.sessions),
             ("connections", "Open connections", readings.connections),
+            (
+                "connections_before_login",
+                "Open connections that have not logged in",
+                readings.logins.connections,
+            ),
+            (
+                "login_steps_in_hand",
+                "Steps of logins in hand",
+                readings.logins.in_hand,
+            ),
+            (
+                "login_steps_in_hand_max",
+                "The most steps of logins that were in hand at once",
+                readings.logins.in_hand_max,
+            ),
+            (
+                "logins_waiting",
+                "Connections that wait for their turn to log in",
+                readings.logins.waiting,
+            ),
             ("entities", "Entities in memory", readings.entities),
             (
                 "bridge_queue",

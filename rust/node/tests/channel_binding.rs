@@ -128,7 +128,8 @@ fn config(folder: &std::path::Path) -> String {
         "storage": {"backend": "sqlite"},
         "components": [],
         "limits": {
-            "connections_per_address": 0, "stanza_bytes": 262_144,
+            "connections_per_address": 0, "connections_before_login": 0,
+            "logins_per_worker": 0, "stanza_bytes": 262_144,
             "stanza_bytes_before_login": 65_536, "stanza_depth": 64, "stanza_elements": 10_000,
             "stanza_attributes": 100, "login_seconds": 60, "idle_seconds": 0, "auth_attempts": 5,
             "auth_failures_per_minute": 0, "sessions_per_user": 20, "roster_items": 2000,

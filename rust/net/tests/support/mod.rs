@@ -1,5 +1,6 @@
 //! A gateway that counts and grants everything, a clock that stands still, sockets of loopback.
 
+use antiphon_net::admission::LoginLimits;
 use antiphon_net::client::ClientLimits;
 use antiphon_net::gateway::{
     Count, Enabled, Ended, Flow, Gateway, HttpRequest, HttpResponse, Later, Peer, ResumeFailed,
@@ -212,6 +213,10 @@ impl World {
                 read_ahead: 100_000,
             }),
             http_body_bytes: 100,
+            logins: LoginLimits {
+                at_once: 2,
+                connections: 0,
+            },
         };
         let alarms = Arc::new(Alarms::default());
         let configs = ClientConfigs {
