@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 TOOLS := $(CURDIR)/.cache/tools
 DENY_VERSION := 0.20.2
 FUZZ_VERSION := 0.13.2
-FUZZ_SECONDS ?= 10
+FUZZ_SECONDS ?=
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 
@@ -62,7 +62,7 @@ $(VENV)/.built: $(SOURCES) $(VENV)/.runtime
 # --- test --------------------------------------------------------------------------------------
 
 .PHONY: test
-test: deps lint test-rust test-unit test-wire fuzz test-interop ## everything: lint, unit, wire and foreign clients
+test: deps lint test-rust test-unit test-wire test-fuzz test-interop ## everything: lint, unit, wire and foreign clients
 
 .PHONY: lint
 lint: $(VENV)/.built $(VENV)/.tests $(TOOLS)/bin/cargo-deny ## formats, lints, types, import rules, licences, stub parity
@@ -98,16 +98,13 @@ test-prosody: $(VENV)/.tests .cache/.deps ## the wire tests of the RFCs and XEPs
 test-interop: $(VENV)/.built $(VENV)/.tests .cache/.deps ## foreign clients and suites: slixmpp, xmpp.js, stanza, Smack
 	$(PYTEST) -q tests/interop $(PYTEST_ARGS)
 
+.PHONY: test-fuzz
+test-fuzz: $(TOOLS)/bin/cargo-fuzz ## every fuzz target for half a minute (FUZZ_SECONDS), two at a time
+	@rust/fuzz/run.sh $(or $(FUZZ_SECONDS),30)
+
 .PHONY: fuzz
-fuzz: $(TOOLS)/bin/cargo-fuzz ## every fuzz target for FUZZ_SECONDS (10)
-	@mkdir -p .cache/fuzz; targets=$$(cargo fuzz list --fuzz-dir rust/fuzz); \
-	for target in $$targets; do \
-		found=.cache/fuzz/$$target; log=$$found.log; mkdir -p "$$found"; \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir rust/fuzz "$$target" "$$found" \
-			"rust/fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS) \
-			-rss_limit_mb=2048 >"$$log" 2>&1 || { tail -n 80 "$$log"; exit 1; }; \
-		echo "fuzz: $$target: $$(grep -a '^Done' "$$log")"; \
-	done
+fuzz: $(TOOLS)/bin/cargo-fuzz ## the same for a quarter of an hour each
+	@rust/fuzz/run.sh $(or $(FUZZ_SECONDS),900)
 
 .PHONY: bench
 bench: $(VENV)/.built $(VENV)/.tests ## benchmarks; results go to benchmarks/results
