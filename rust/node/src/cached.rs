@@ -310,6 +310,8 @@ impl Store for Cached {
         self.engine.map_keys(owner, kind, prefix)
     }
 
+    antiphon_routing::forward_archive!(engine);
+
     fn close(&self) {
         self.waiting.lock().is_closed = true;
         self.flush();

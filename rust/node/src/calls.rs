@@ -401,7 +401,7 @@ fn item(jid: Jid, name: String, groups: Vec<String>) -> RosterItem {
 
 fn value(answer: CallAnswer) -> Value {
     match answer {
-        CallAnswer::Done | CallAnswer::RosterUnchanged => Value::None,
+        CallAnswer::Done | CallAnswer::RosterUnchanged | CallAnswer::ArchivePrefs(_) => Value::None,
         CallAnswer::Flag(flag) => Value::Bool(flag),
         CallAnswer::Roster { items, ver } => Value::Element(roster(&items, ver)),
         CallAnswer::Jids(jids) => Value::Jids(jids),

@@ -94,6 +94,7 @@ impl Live {
             directed_presence: DIRECTED_PRESENCE,
             subscription_requests: SUBSCRIPTION_REQUESTS,
             domains: config.hosts.iter().map(|h| h.domain.clone()).collect(),
+            ..Policy::default()
         };
         let declarations: Vec<Declaration> =
             config.handlers.iter().map(Declaration::from).collect();
@@ -147,6 +148,7 @@ impl Live {
             is_offline_on: modules.offline,
             is_carbons_on: modules.carbons,
             is_blocking_on: modules.blocking,
+            ..Switches::default()
         }
     }
 

@@ -26,11 +26,12 @@ use antiphon_xmpp::stream::StreamError;
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use ring::rand::{SecureRandom, SystemRandom};
+use rustix::time::{ClockId, clock_gettime};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 /// Between two looks whether a session has room for more of them, ms: first and longest.
@@ -61,6 +62,21 @@ pub struct Node {
 thread_local! {
     /// Effects are made for every stanza; their buffers are used again.
     static POOL: RefCell<Vec<Effects>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Random bytes drawn at once: a login takes five small portions, each a system call otherwise.
+const RANDOM_BYTES: usize = 512;
+
+/// Random bytes of this thread not yet given out: the first `left`.
+struct Drawn {
+    bytes: [u8; RANDOM_BYTES],
+    left: usize,
+}
+
+thread_local! {
+    static DRAWN: RefCell<Drawn> = const {
+        RefCell::new(Drawn { bytes: [0; RANDOM_BYTES], left: 0 })
+    };
 }
 
 fn borrow_effects() -> Effects {
@@ -116,14 +132,32 @@ impl Node {
     /// Milliseconds since 1970.
     #[must_use]
     pub fn now(&self) -> u64 {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(0)
+        // The time of the last tick: a message looks at it ten times, and a few milliseconds are
+        // finer than anything that is decided by it.
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        let millis = now.tv_sec * 1_000 + now.tv_nsec / 1_000_000;
+        u64::try_from(millis).unwrap_or(0)
     }
 
     /// Fills with random bytes.
     pub(crate) fn fill_random(&self, out: &mut [u8]) {
+        DRAWN.with_borrow_mut(|drawn| {
+            if drawn.left < out.len() {
+                self.draw(&mut drawn.bytes);
+                drawn.left = RANDOM_BYTES;
+            }
+            if out.len() > RANDOM_BYTES {
+                return self.draw(out);
+            }
+            let taken = &mut drawn.bytes[drawn.left - out.len()..drawn.left];
+            out.copy_from_slice(taken);
+            // What was given out once is known to nobody here any more.
+            taken.fill(0);
+            drawn.left -= out.len();
+        });
+    }
+
+    fn draw(&self, out: &mut [u8]) {
         if self.random.fill(out).is_err() {
             // Every id and nonce depends on it: better to end this stream than to go on.
             #[allow(clippy::panic, reason = "the operating system has no randomness")]
@@ -310,7 +344,8 @@ impl Node {
 
     /// Puts a new configuration to use, for the entities in memory too. Those that are entered
     /// meanwhile look at it under the lock that this takes after them.
-    pub(crate) fn apply(&self, live: Live) {
+    pub(crate) fn apply(&self, mut live: Live) {
+        live.policy.clock = Arc::clone(&self.live.load().policy.clock);
         let live = Arc::new(live);
         self.live.store(Arc::clone(&live));
         for mut shard in self.shards.each() {

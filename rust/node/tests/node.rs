@@ -94,6 +94,8 @@ impl Store for Gate {
     fn map_keys(&self, owner: &Jid, kind: MapKind, prefix: &str) -> StoreFuture<Vec<String>> {
         self.inner.map_keys(owner, kind, prefix)
     }
+    antiphon_routing::forward_archive!(inner);
+
     fn close(&self) {
         self.inner.close();
     }

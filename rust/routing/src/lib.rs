@@ -5,6 +5,7 @@
 //! carries out. This crate also defines the traits that the storage engines and the cluster
 //! implement.
 
+pub mod archive;
 pub mod effect;
 pub mod home;
 pub mod matching;

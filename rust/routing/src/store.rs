@@ -2,6 +2,10 @@
 //!
 //! Writes are values, accepted in order and committed in groups; reads are futures.
 
+use crate::archive::{
+    ArchiveEnds, ArchiveFilter, ArchiveId, ArchivePage, ArchivePrefs, ArchiveRecord, ArchiveState,
+    Collection, Edit, InboxChange, InboxEntry, InboxFilter, InboxPage, InboxSlice, Reference,
+};
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::sasl::Credentials;
 use std::future::Future;
@@ -89,6 +93,8 @@ pub struct UserRecord {
     pub last_seen_ms: u64,
     /// Status text of the last unavailable presence.
     pub last_status: String,
+    /// The archive; as good as empty where nothing was archived.
+    pub archive: ArchiveState,
 }
 
 /// An offline message.
@@ -249,6 +255,71 @@ pub enum Write {
         /// The value, as it is.
         value: Box<[u8]>,
     },
+    /// Archives a message, with what it does to the inbox and to the offline messages. One with a
+    /// `uid` that this archive has already changes nothing and is no error.
+    Archive {
+        /// Whose archive.
+        owner: Jid,
+        /// The message.
+        record: Box<ArchiveRecord>,
+    },
+    /// Changes a message of one conversation; one that is not there, or is not the sender's own, is
+    /// no error.
+    ArchiveEdit {
+        /// Whose archive.
+        owner: Jid,
+        /// The conversation's bare JID.
+        peer: Jid,
+        /// Only a message that the owner sent, or only one that he received.
+        is_out: bool,
+        /// Which message.
+        target: Reference,
+        /// What happens to it.
+        edit: Edit,
+    },
+    /// Deletes messages below an id ([`ArchiveId::MAX`]: all) with what is found by them; the inbox
+    /// keeps its entries.
+    ArchivePurge {
+        /// Whose archive.
+        owner: Jid,
+        /// Only one conversation.
+        peer: Option<Jid>,
+        /// From this id on they stay.
+        before: ArchiveId,
+    },
+    /// Sets the owner's preferences (XEP-0441).
+    ArchivePrefs {
+        /// Whose archive.
+        owner: Jid,
+        /// All of them.
+        prefs: ArchivePrefs,
+    },
+    /// A conversation was read up to a message (XEP-0333 `displayed`): what was received above it
+    /// stays unread. A message that is not found, or lies below what was read, changes nothing.
+    InboxRead {
+        /// Whose inbox.
+        owner: Jid,
+        /// The conversation's bare JID.
+        peer: Jid,
+        /// Up to which message.
+        upto: Reference,
+    },
+    /// Changes a conversation; one that is not there is no error.
+    InboxSet {
+        /// Whose inbox.
+        owner: Jid,
+        /// The conversation's bare JID.
+        peer: Jid,
+        /// What changes.
+        change: InboxChange,
+    },
+    /// Deletes the conversations in the bin whose last message is older than this.
+    InboxEmptyBin {
+        /// Whose inbox.
+        owner: Jid,
+        /// ms since 1970; `u64::MAX`: all.
+        before_ms: u64,
+    },
 }
 
 impl Write {
@@ -269,7 +340,14 @@ impl Write {
             | Self::BlockAdd { owner, .. }
             | Self::BlockRemove { owner, .. }
             | Self::LastSeen { owner, .. }
-            | Self::MapPut { owner, .. } => owner,
+            | Self::MapPut { owner, .. }
+            | Self::Archive { owner, .. }
+            | Self::ArchiveEdit { owner, .. }
+            | Self::ArchivePurge { owner, .. }
+            | Self::ArchivePrefs { owner, .. }
+            | Self::InboxRead { owner, .. }
+            | Self::InboxSet { owner, .. }
+            | Self::InboxEmptyBin { owner, .. } => owner,
         }
     }
 
@@ -296,9 +374,19 @@ impl Write {
             }
             Self::LastSeen { status, .. } => status.len(),
             Self::MapPut { key, value, .. } => key.len() + value.len(),
-            Self::AccountDelete { .. } | Self::RosterRemove { .. } | Self::RequestDelete { .. } => {
-                0
+            Self::Archive { record, .. } => size_of::<ArchiveRecord>() + record.stanza.len(),
+            Self::ArchivePrefs { prefs, .. } => {
+                let jids = prefs.always.iter().chain(&prefs.never);
+                jids.map(|j| 24 + j.as_str().len()).sum()
             }
+            Self::AccountDelete { .. }
+            | Self::RosterRemove { .. }
+            | Self::RequestDelete { .. }
+            | Self::ArchiveEdit { .. }
+            | Self::ArchivePurge { .. }
+            | Self::InboxRead { .. }
+            | Self::InboxSet { .. }
+            | Self::InboxEmptyBin { .. } => 0,
         };
         size_of::<Self>() + content
     }
@@ -347,7 +435,106 @@ pub trait Store: Send + Sync + 'static {
     fn map_get(&self, owner: &Jid, kind: MapKind, key: &str) -> StoreFuture<Option<Box<[u8]>>>;
     /// Keys of the generic map with this prefix, sorted, at most [`PAGE_MAX`].
     fn map_keys(&self, owner: &Jid, kind: MapKind, prefix: &str) -> StoreFuture<Vec<String>>;
+    /// A page of an archive: at most `limit` (1..=[`PAGE_MAX`]) of what the filter finds, from the
+    /// old end or the new.
+    fn archive_page(
+        &self,
+        owner: &Jid,
+        filter: ArchiveFilter,
+        is_from_end: bool,
+        limit: usize,
+    ) -> StoreFuture<ArchivePage>;
+    /// How many messages the filter finds, where that is cheap to tell: `None` above `most`, or
+    /// where the engine would have to count by reading.
+    fn archive_count(
+        &self,
+        owner: &Jid,
+        filter: ArchiveFilter,
+        most: u64,
+    ) -> StoreFuture<Option<u64>>;
+    /// Which of these ids there are (at most [`PAGE_MAX`]), in their order.
+    fn archive_known(&self, owner: &Jid, ids: Vec<ArchiveId>) -> StoreFuture<Vec<ArchiveId>>;
+    /// The first and the last message; `None`: the archive is empty.
+    fn archive_ends(&self, owner: &Jid) -> StoreFuture<Option<ArchiveEnds>>;
+    /// Conversations by UTC day (XEP-0136), by their first message of the day, oldest first, above
+    /// `filter.after` and below `filter.before`, of `filter.with` alone if it is there; at most
+    /// `limit` (1..=[`PAGE_MAX`]).
+    fn archive_collections(
+        &self,
+        owner: &Jid,
+        filter: ArchiveFilter,
+        limit: usize,
+    ) -> StoreFuture<Vec<Collection>>;
+    /// Conversations, and the counts of all that the filter finds; at most [`PAGE_MAX`].
+    fn inbox_page(
+        &self,
+        owner: &Jid,
+        filter: InboxFilter,
+        slice: InboxSlice,
+    ) -> StoreFuture<InboxPage>;
+    /// One conversation.
+    fn inbox_entry(&self, owner: &Jid, peer: &Jid) -> StoreFuture<Option<InboxEntry>>;
     /// Commits what is queued, answers the reads that wait, and stops; later calls fail with
     /// `Closed`. Blocks until all of it is done. A second call does nothing.
     fn close(&self);
+}
+
+/// Inside an `impl Store`: the reads of archive and inbox, handed on to the store in a field.
+#[macro_export]
+macro_rules! forward_archive {
+    ($field:ident) => {
+        fn archive_page(
+            &self,
+            owner: &antiphon_xmpp::Jid,
+            filter: $crate::archive::ArchiveFilter,
+            is_from_end: bool,
+            limit: usize,
+        ) -> $crate::store::StoreFuture<$crate::archive::ArchivePage> {
+            self.$field.archive_page(owner, filter, is_from_end, limit)
+        }
+        fn archive_count(
+            &self,
+            owner: &antiphon_xmpp::Jid,
+            filter: $crate::archive::ArchiveFilter,
+            most: u64,
+        ) -> $crate::store::StoreFuture<Option<u64>> {
+            self.$field.archive_count(owner, filter, most)
+        }
+        fn archive_known(
+            &self,
+            owner: &antiphon_xmpp::Jid,
+            ids: Vec<$crate::archive::ArchiveId>,
+        ) -> $crate::store::StoreFuture<Vec<$crate::archive::ArchiveId>> {
+            self.$field.archive_known(owner, ids)
+        }
+        fn archive_ends(
+            &self,
+            owner: &antiphon_xmpp::Jid,
+        ) -> $crate::store::StoreFuture<Option<$crate::archive::ArchiveEnds>> {
+            self.$field.archive_ends(owner)
+        }
+        fn archive_collections(
+            &self,
+            owner: &antiphon_xmpp::Jid,
+            filter: $crate::archive::ArchiveFilter,
+            limit: usize,
+        ) -> $crate::store::StoreFuture<Vec<$crate::archive::Collection>> {
+            self.$field.archive_collections(owner, filter, limit)
+        }
+        fn inbox_page(
+            &self,
+            owner: &antiphon_xmpp::Jid,
+            filter: $crate::archive::InboxFilter,
+            slice: $crate::archive::InboxSlice,
+        ) -> $crate::store::StoreFuture<$crate::archive::InboxPage> {
+            self.$field.inbox_page(owner, filter, slice)
+        }
+        fn inbox_entry(
+            &self,
+            owner: &antiphon_xmpp::Jid,
+            peer: &antiphon_xmpp::Jid,
+        ) -> $crate::store::StoreFuture<Option<$crate::archive::InboxEntry>> {
+            self.$field.inbox_entry(owner, peer)
+        }
+    };
 }

@@ -142,6 +142,9 @@ pub struct Stanza {
     pub extra: Arc<str>,
     /// The children.
     pub payload: Arc<Payload>,
+    /// By which the archives of both sides know a message, 0 before its sender's home has given it
+    /// one. Never on the wire.
+    pub uid: u64,
 }
 
 impl Stanza {
@@ -157,6 +160,7 @@ impl Stanza {
             lang: None,
             extra: Arc::default(),
             payload: Payload::empty(),
+            uid: 0,
         }
     }
     /// The same stanza to another address; the payload is shared.

@@ -46,6 +46,8 @@ impl Store for Counted {
     fn map_keys(&self, owner: &Jid, kind: MapKind, prefix: &str) -> StoreFuture<Vec<String>> {
         self.engine.map_keys(owner, kind, prefix)
     }
+    antiphon_routing::forward_archive!(engine);
+
     fn close(&self) {
         self.engine.close();
     }

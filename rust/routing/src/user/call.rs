@@ -50,6 +50,10 @@ impl User {
                 self.remove_account(t);
                 Ok(CallAnswer::Done)
             }
+            Call::ArchivePrefs
+            | Call::ArchivePrefsSet { .. }
+            | Call::ArchiveAsked { .. }
+            | Call::InboxSet { .. } => Err(StanzaCondition::ServiceUnavailable.into()),
             Call::Exists | Call::MaySeePresence { .. } | Call::Sessions => Ok(CallAnswer::Done),
         }
     }

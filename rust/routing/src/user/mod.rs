@@ -10,6 +10,7 @@ mod presence;
 mod roster;
 mod subscription;
 
+use crate::archive::{ArchiveDefault, ArchivePrefs, HybridClock, InboxChange};
 use crate::effect::{Effects, Origin};
 use crate::session::SessionId;
 use crate::store::{OfflineRecord, Request, RosterItem, UserRecord};
@@ -21,6 +22,7 @@ use offline::{Backlog, Reading};
 use presence::Available;
 use roster::Roster;
 pub use roster::item_element;
+use std::sync::Arc;
 
 /// Limits and policies an entity obeys; shared by all. A limit of 0 is none.
 #[derive(Debug, Clone)]
@@ -39,6 +41,10 @@ pub struct Policy {
     pub subscription_requests: usize,
     /// Served domains: an address elsewhere is remote.
     pub domains: Vec<String>,
+    /// Gives the places in archives; one a node, the same after a reload.
+    pub clock: Arc<HybridClock>,
+    /// Messages that the server archives for a user who has set no preferences (XEP-0441).
+    pub archive_default: ArchiveDefault,
 }
 
 impl Default for Policy {
@@ -52,6 +58,8 @@ impl Default for Policy {
             directed_presence: 1000,
             subscription_requests: 1000,
             domains: Vec::new(),
+            clock: Arc::default(),
+            archive_default: ArchiveDefault::Always,
         }
     }
 }
@@ -66,12 +74,18 @@ pub struct Switches {
     /// Users can block others (XEP-0191); off, nobody is blocked and a list can be neither read nor
     /// changed, but it is kept.
     pub is_blocking_on: bool,
+    /// Messages are archived (XEP-0313).
+    pub is_archive_on: bool,
+    /// Conversations and their unread messages are kept; needs the archive.
+    pub is_inbox_on: bool,
 }
 
 impl Default for Switches {
-    /// All on.
+    /// All on but the archive and the inbox.
     fn default() -> Self {
         Self {
+            is_archive_on: false,
+            is_inbox_on: false,
             is_offline_on: true,
             is_carbons_on: true,
             is_blocking_on: true,
@@ -144,6 +158,28 @@ pub enum Call {
         /// Why.
         condition: StreamCondition,
     },
+    /// The archive's preferences (XEP-0441). Answer: [`CallAnswer::ArchivePrefs`].
+    /// `service-unavailable` without an archive.
+    ArchivePrefs,
+    /// Sets them. `service-unavailable` without an archive, `resource-constraint` above
+    /// [`crate::archive::ARCHIVE_PREFS_MAX`].
+    ArchivePrefsSet {
+        /// All of them; the lists in any order.
+        prefs: ArchivePrefs,
+    },
+    /// The session reads its archive: what waits as offline messages need not be handed to it
+    /// (unless it is being handed over already). `item-not-found` without such a session.
+    ArchiveAsked {
+        /// Whose.
+        session: SessionId,
+    },
+    /// Changes a conversation of the inbox. `service-unavailable` without an inbox.
+    InboxSet {
+        /// The conversation's bare JID.
+        peer: Jid,
+        /// What changes.
+        change: InboxChange,
+    },
     /// The account was removed: unsubscribe contacts, end sessions with `not-authorized`. The
     /// entity is one of a missing account from then on.
     Removed,
@@ -178,6 +214,8 @@ pub enum CallAnswer {
     },
     /// Sessions, by time of binding.
     Sessions(Vec<SessionSummary>),
+    /// Preferences of the archive, the server's default where the user has set none.
+    ArchivePrefs(ArchivePrefs),
 }
 
 /// One session in [`CallAnswer::Sessions`].

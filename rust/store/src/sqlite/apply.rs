@@ -109,6 +109,15 @@ pub(super) fn apply(
             key,
             value,
         } => change.map_put(owner, (kind_number(*kind), key), value, clock),
+        Write::Archive { .. }
+        | Write::ArchiveEdit { .. }
+        | Write::ArchivePurge { .. }
+        | Write::ArchivePrefs { .. }
+        | Write::InboxRead { .. }
+        | Write::InboxSet { .. }
+        | Write::InboxEmptyBin { .. } => {
+            Err(Failure::Refused(StoreError::Full("no archive is kept")))
+        }
     }
 }
 

@@ -16,6 +16,10 @@ mod writer;
 
 pub use error::OpenError;
 
+use antiphon_routing::archive::{
+    ArchiveEnds, ArchiveFilter, ArchiveId, ArchivePage, Collection, InboxEntry, InboxFilter,
+    InboxPage, InboxSlice,
+};
 use antiphon_routing::store::{
     AccountSummary, Done, MapKind, OfflineRecord, PAGE_MAX, Store, StoreFuture, UserRecord, Write,
 };
@@ -234,6 +238,55 @@ impl Store for Sqlite {
         self.read(owner, move |db| {
             query::map_keys(db, &account, kind, &prefix)
         })
+    }
+
+    fn archive_page(
+        &self,
+        _owner: &Jid,
+        _filter: ArchiveFilter,
+        _is_from_end: bool,
+        _limit: usize,
+    ) -> StoreFuture<ArchivePage> {
+        Box::pin(std::future::ready(Ok(ArchivePage::default())))
+    }
+
+    fn archive_count(
+        &self,
+        _owner: &Jid,
+        _filter: ArchiveFilter,
+        _most: u64,
+    ) -> StoreFuture<Option<u64>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn archive_known(&self, _owner: &Jid, _ids: Vec<ArchiveId>) -> StoreFuture<Vec<ArchiveId>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn archive_ends(&self, _owner: &Jid) -> StoreFuture<Option<ArchiveEnds>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn archive_collections(
+        &self,
+        _owner: &Jid,
+        _filter: ArchiveFilter,
+        _limit: usize,
+    ) -> StoreFuture<Vec<Collection>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn inbox_page(
+        &self,
+        _owner: &Jid,
+        _filter: InboxFilter,
+        _slice: InboxSlice,
+    ) -> StoreFuture<InboxPage> {
+        Box::pin(std::future::ready(Ok(InboxPage::default())))
+    }
+
+    fn inbox_entry(&self, _owner: &Jid, _peer: &Jid) -> StoreFuture<Option<InboxEntry>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     fn close(&self) {

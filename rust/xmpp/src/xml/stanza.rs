@@ -112,6 +112,7 @@ pub(super) fn assemble(parts: Parts, text: &str, env: &Env) -> Result<Event, Xml
         lang,
         extra,
         payload,
+        uid: 0,
     };
     Ok(match malformed {
         None => Event::Stanza(stanza),
