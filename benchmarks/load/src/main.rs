@@ -52,6 +52,7 @@ fn run(arguments: &[String]) -> Result<String, Failure> {
         Kind::Presence => scenario::presence::run(&options),
         Kind::Idle => scenario::idle::run(&options),
         Kind::Resume => scenario::resume::run(&options),
+        Kind::Soak => scenario::soak::run(&options),
     }?;
     Ok(report.to_string())
 }

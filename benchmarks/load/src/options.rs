@@ -17,6 +17,8 @@ scenarios
   presence  broadcasts to --contacts contacts (the subscriptions are made first)
   idle      holds connections; memory of the server per connection
   resume    cuts connections and resumes their sessions (XEP-0198)
+  soak      --busy sessions exchange --rate messages a second, the others are idle; a line of memory
+            and latencies each five seconds; at the end the server is to be sent SIGTERM
 
 options, with their defaults
   --address 127.0.0.1:5222   must be loopback
@@ -29,13 +31,14 @@ options, with their defaults
   --connections 200          at most 19000
   --window 4                 messages in flight per connection (login, presence, resume: in all)
   --rate 0                   messages a second in all, at times fixed before; 0: closed loop
-  --seconds 5                measured window, at most 600; fractions are allowed
+  --seconds 5                measured window, at most 7200; fractions are allowed
   --warmup 2                 seconds before it
   --body 100                 bytes of a message's body
   --sm 0                     stream management, an ack request each N stanzas; 0: off
   --carbons 0                1: every user has a second resource with carbons on
   --contacts 50              of a user, in a ring: the half before and the half after (presence)
   --roster 0                 1: every client asks for its roster at login (idle)
+  --busy 200                 sessions that exchange messages, in pairs (soak)
   --settle 25                seconds between the last login and the reading of memory (idle)
   --logins 32                logins under way at once before the scenario begins
   --pid 0                    process of the server, its children included; several: 12,34
@@ -69,6 +72,8 @@ pub enum Kind {
     Idle,
     /// Cut and resume.
     Resume,
+    /// Idle and busy, for long.
+    Soak,
 }
 
 /// How the connection is protected.
@@ -125,6 +130,7 @@ pub struct Options {
     pub carbons: bool,
     pub contacts: usize,
     pub roster: bool,
+    pub busy: usize,
     pub settle: Duration,
     pub logins: usize,
     pub pids: Vec<u32>,
@@ -151,6 +157,7 @@ impl Options {
             "presence" => Kind::Presence,
             "idle" => Kind::Idle,
             "resume" => Kind::Resume,
+            "soak" => Kind::Soak,
             other => return Err(usage(&format!("no scenario {other:?}"))),
         });
         for pair in rest.chunks(2) {
@@ -183,6 +190,7 @@ impl Options {
             carbons: false,
             contacts: 50,
             roster: false,
+            busy: 200,
             settle: Duration::from_secs(25),
             logins: 32,
             pids: Vec::new(),
@@ -228,6 +236,7 @@ impl Options {
             "--sm" => self.sm = u32::try_from(number(name, value, 0, 1000)?).unwrap_or(0),
             "--carbons" => self.carbons = number(name, value, 0, 1)? == 1,
             "--roster" => self.roster = number(name, value, 0, 1)? == 1,
+            "--busy" => self.busy = size(name, value, 2, MAX_CONNECTIONS)?,
             "--contacts" => self.contacts = size(name, value, 2, 1000)?,
             "--logins" => self.logins = size(name, value, 1, 1000)?,
             "--pid" => {
@@ -270,6 +279,13 @@ impl Options {
         if self.kind == Kind::Presence && self.users <= self.contacts {
             return Err(usage("--contacts: fewer than --users"));
         }
+        if self.kind == Kind::Soak
+            && (!self.busy.is_multiple_of(2) || self.busy > self.connections || self.rate == 0)
+        {
+            return Err(usage(
+                "--busy: pairs, at most --connections, with a --rate above 0",
+            ));
+        }
         if self.kind == Kind::Resume && self.connections < self.window {
             return Err(usage("--window: at most --connections"));
         }
@@ -304,9 +320,9 @@ fn seconds(name: &str, value: &str) -> Result<Duration, Failure> {
     value
         .parse::<f64>()
         .ok()
-        .filter(|seconds| (0.0..=600.0).contains(seconds))
+        .filter(|seconds| (0.0..=7200.0).contains(seconds))
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or_else(|| usage(&format!("{name}: seconds from 0 to 600")))
+        .ok_or_else(|| usage(&format!("{name}: seconds from 0 to 7200")))
 }
 
 fn address(name: &str, value: &str) -> Result<SocketAddr, Failure> {
@@ -344,7 +360,7 @@ mod tests {
             "msg --address 192.0.2.1:5222",
             "msg --connections 20000",
             "msg --connections 3",
-            "msg --seconds 601",
+            "msg --seconds 7201",
             "msg --seconds 0",
             "msg --seconds NaN",
             "msg --warmup -1",

@@ -5,4 +5,5 @@ pub mod login;
 pub mod msg;
 pub mod presence;
 pub mod resume;
+pub mod soak;
 pub mod stamp;
