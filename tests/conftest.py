@@ -19,6 +19,8 @@ from support.component import Component
 from support.play import Clients, Servers
 from support.server import Server, Settings
 
+pytest_plugins = ["support.cassandra.fixtures"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options that choose the server under test."""
