@@ -118,14 +118,26 @@ impl Admission {
             return None;
         }
         state.readings.connections += 1;
-        state.next += 1;
-        let number = state.next;
         drop(state);
-        Some(Turn {
+        Some(self.turn(true))
+    }
+
+    /// A connection that is not there to log in, such as a browser's: its TLS handshake takes turns
+    /// with the others.
+    #[must_use]
+    pub fn visit(self: &Arc<Self>) -> Turn {
+        self.turn(false)
+    }
+
+    fn turn(self: &Arc<Self>, is_counted: bool) -> Turn {
+        let mut state = self.0.lock();
+        state.next += 1;
+        Turn {
             admission: Arc::clone(self),
-            number,
+            number: state.next,
             phase: Phase::Out,
-        })
+            is_counted,
+        }
     }
 
     /// How it stands.
@@ -154,10 +166,13 @@ impl Admission {
     }
 }
 
-/// Woken by the runtime when the worker that took a step has looked at its sockets since.
-impl Wake for Admission {
+/// A turn that is over; woken by the runtime when the worker that took the step has looked at its
+/// sockets since. One object for each, since the runtime wakes what it knows already only once.
+struct Over(Arc<Admission>);
+
+impl Wake for Over {
     fn wake(self: Arc<Self>) {
-        self.release();
+        self.0.release();
     }
 }
 
@@ -174,6 +189,7 @@ pub struct Turn {
     admission: Arc<Admission>,
     number: u64,
     phase: Phase,
+    is_counted: bool,
 }
 
 impl Turn {
@@ -214,7 +230,7 @@ impl Turn {
         }
         state.spent = Duration::ZERO;
         drop(state);
-        wake_later(Arc::clone(&self.admission).into());
+        wake_later(Arc::new(Over(Arc::clone(&self.admission))).into());
     }
 
     /// A future of which every poll is a step; for one that has no other waker than its peer.
@@ -233,7 +249,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.admission.0.lock();
-        state.readings.connections -= 1;
+        state.readings.connections -= usize::from(self.is_counted);
         let has_turn = match self.phase {
             Phase::Out => false,
             // Not among those who wait any more: it was granted.
@@ -378,6 +394,30 @@ mod tests {
         );
         assert!(readings.in_hand_max <= 3, "{readings:?}");
         assert!(readings.delayed > 100, "{readings:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn turns_that_end_on_one_worker_before_it_looks_up_all_come_back() {
+        let admission = admission(4, 0);
+        let inner = Arc::clone(&admission);
+        let steps = async move {
+            let woken = Arc::<Woken>::default();
+            let mut turns: Vec<Turn> = (0..9).map(|_| inner.enter().unwrap()).collect();
+            let ready = turns
+                .iter_mut()
+                .filter_map(|t| poll(t, &woken).then_some(()));
+            assert_eq!(ready.count(), 4);
+            for turn in &mut turns[..4] {
+                turn.done();
+            }
+            assert_eq!(inner.readings().in_hand, 4, "not before it looks up");
+            while woken.0.load(Ordering::Relaxed) < 4 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let done = tokio::time::timeout(Duration::from_secs(10), tokio::spawn(steps)).await;
+        done.expect("turns are lost").unwrap();
+        assert_eq!(admission.readings().in_hand, 0);
     }
 
     #[test]

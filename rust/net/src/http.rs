@@ -95,7 +95,6 @@ async fn serve_tls(mut site: Site, io: TcpStream, mut turn: Turn) {
     };
     let accepting = turn.gate(tokio_rustls::TlsAcceptor::from(config).accept(io));
     let accepted = tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS), accepting).await;
-    // A request is no login; what becomes a WebSocket takes its place among them then.
     drop(turn);
     match accepted {
         Ok(Ok(stream)) => {

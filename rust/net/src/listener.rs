@@ -249,6 +249,9 @@ pub async fn listen(net: Arc<Net>, config: ListenerConfig) -> io::Result<SocketA
         tokio::net::TcpSocket::new_v4()
     }?;
     socket.set_reuseaddr(true)?;
+    // Stanzas are coalesced here already; Nagle's algorithm would only delay them. On Linux what a
+    // listener accepts has its setting.
+    socket.set_nodelay(true)?;
     socket.bind(config.address)?;
     let listener = socket.listen(4096)?;
     let address = listener.local_addr()?;
@@ -272,13 +275,18 @@ async fn accept_all(net: Arc<Net>, config: Arc<ListenerConfig>, listener: TcpLis
 }
 
 fn accept(net: &Arc<Net>, config: &Arc<ListenerConfig>, io: TcpStream, peer: SocketAddr) {
-    // Stanzas are coalesced here already; Nagle's algorithm would only delay them.
-    let _ = io.set_nodelay(true);
-    let admitted = net.admit(peer.ip());
-    let (guard, turn) = match (admitted, net.admission.enter()) {
-        (Some(guard), Some(turn)) => (guard, turn),
-        (None, _) => return refuse(net, config, io, TOO_MANY_OF_ADDRESS),
-        (_, None) => return refuse(net, config, io, TOO_MANY_LOGINS),
+    if !cfg!(target_os = "linux") {
+        let _ = io.set_nodelay(true);
+    }
+    let Some(guard) = net.admit(peer.ip()) else {
+        return refuse(net, config, io, TOO_MANY_OF_ADDRESS);
+    };
+    let turn = match config.kind {
+        Kind::Http => Some(net.admission.visit()),
+        Kind::C2s | Kind::Component => net.admission.enter(),
+    };
+    let Some(turn) = turn else {
+        return refuse(net, config, io, TOO_MANY_LOGINS);
     };
     net.gateway.count(Count::Accepted);
     let (net, config) = (Arc::clone(net), Arc::clone(config));
