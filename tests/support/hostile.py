@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +33,24 @@ def cpu_s(server: Server) -> float:
     assert server.process is not None
     stat = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(stat[11]) + int(stat[12])) / TICKS
+
+
+def metrics(server: Server) -> dict[str, float]:
+    """The node's metrics, by name with labels."""
+    url = f"http://{server.address}:{server.ports.http}/metrics"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+async def until(test: Callable[[], bool], what: str, timeout_s: float = 10) -> None:
+    """Waits until `test()` holds."""
+    deadline = time.monotonic() + timeout_s
+    while not test():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        await asyncio.sleep(0.05)
 
 
 async def settled_kb(server: Server, below: int, timeout_s: float = 20) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from support import ns
 from support.antiphon import Antiphon
 from support.client import Client, SaslFailed
 from support.component import Component
+from support.hostile import metrics, until
 from support.play import Clients
 from support.sasl import Scram, plain
 from support.server import Server
@@ -61,25 +61,6 @@ counts = pytest.mark.settings(limits=COUNTS, modules_register={"enabled": True})
 times = pytest.mark.settings(limits=TIMES)
 rates = pytest.mark.settings(limits=RATES)
 slow_readers = pytest.mark.settings(limits={"outgoing_bytes": OUTGOING})
-
-
-def metrics(server: Server) -> dict[str, float]:
-    """The node's metrics, by name with labels."""
-    url = f"http://{server.address}:{server.ports.http}/metrics"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
-
-
-async def until(test: object, what: str, timeout_s: float = 10) -> None:
-    """Waits until `test()` holds."""
-    assert callable(test)
-    deadline = time.monotonic() + timeout_s
-    while not test():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        await asyncio.sleep(0.05)
 
 
 @pytest_asyncio.fixture
