@@ -38,6 +38,10 @@ help: ## list the targets
 run: $(VENV)/.built ## build and start a node for the domain localhost, data under data/
 	@exec $(BIN)/antiphon serve
 
+.PHONY: cassandra
+cassandra: $(VENV)/.built $(VENV)/.tests .cache/.deps ## run a Cassandra 5.0 on 127.0.0.1:9042 until Ctrl-C, data under data/cassandra
+	@PYTHONPATH=tests exec $(BIN)/python -m support.cassandra start --port 9042 --folder data/cassandra
+
 .PHONY: build
 build: $(VENV)/.built ## create .venv and build everything into it
 
@@ -62,7 +66,7 @@ $(VENV)/.built: $(SOURCES) $(VENV)/.runtime
 # --- test --------------------------------------------------------------------------------------
 
 .PHONY: test
-test: deps lint test-rust test-unit test-wire test-fuzz test-interop ## everything: lint, unit, wire and foreign clients
+test: deps lint test-rust test-unit test-wire test-fuzz test-cassandra test-interop ## everything: lint, unit, wire, Cassandra and foreign clients
 
 .PHONY: lint
 lint: $(VENV)/.built $(VENV)/.tests $(TOOLS)/bin/cargo-deny ## formats, lints, types, import rules, licences, stub parity
@@ -98,6 +102,10 @@ test-prosody: $(VENV)/.tests .cache/.deps ## the wire tests of the RFCs and XEPs
 test-interop: $(VENV)/.built $(VENV)/.tests .cache/.deps ## foreign clients and suites: slixmpp, xmpp.js, stanza, Smack
 	$(PYTEST) -q tests/interop $(PYTEST_ARGS)
 
+.PHONY: test-cassandra
+test-cassandra: $(VENV)/.built $(VENV)/.tests .cache/.deps ## what needs a real Cassandra, 5.0 and 4.1
+	$(PYTEST) -q tests/cassandra $(PYTEST_ARGS)
+
 .PHONY: test-fuzz
 test-fuzz: $(TOOLS)/bin/cargo-fuzz ## every fuzz target for half a minute (FUZZ_SECONDS), two at a time
 	@rust/fuzz/run.sh $(or $(FUZZ_SECONDS),30)
@@ -118,7 +126,7 @@ $(VENV)/.tests: tests/requirements.txt $(VENV)/.runtime
 	@$(BIN)/python -m pip install --quiet -r $<
 	@touch $@
 
-.cache/.deps: $(wildcard tests/deps/*) $(wildcard tests/interop/*/package-lock.json)
+.cache/.deps: $(wildcard tests/deps/* tests/deps/cassandra/*) tests/support/cassandra/install.py $(wildcard tests/interop/*/package-lock.json)
 	@mkdir -p .cache
 	@tests/deps/install.sh
 	@PYTHON=$(PYTHON) tests/deps/sslyze.sh

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Brings what only the tests need: Debian packages, slixmpp's source package, the clients from
-# npm, Smack's integration tests. What is there is skipped; what cannot be had is named in one
-# line with the tests it costs. Everything of ours goes below .cache and tests/interop/node.
+# npm, Smack's integration tests, Cassandra. What is there is skipped; what cannot be had is named
+# in one line with the tests it costs. Everything of ours goes below .cache and tests/interop/node.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -19,12 +19,15 @@ lacks() { # what, which tests
 	say "$1 is missing: $2" >&2
 }
 has() { command -v "$1" >/dev/null 2>&1; }
+python="$root/.venv/bin/python"
+[ -x "$python" ] || python=python3
+cassandra() { PYTHONPATH="$root/tests" "$python" -m support.cassandra fetch "$@"; }
 
 # --- Debian packages ----------------------------------------------------------------------------
 wanted=""
 has prosody || wanted="$wanted prosody"
 has java && has keytool || wanted="$wanted default-jdk-headless"
-has mvn || [ -f "$smack_jar" ] || wanted="$wanted maven"
+has mvn || { [ -f "$smack_jar" ] && cassandra --check; } || wanted="$wanted maven"
 has node && has npm || wanted="$wanted nodejs npm"
 if [ -n "$wanted" ] && has apt-get && [ "$(id -u)" = 0 ]; then
 	say "installing$wanted"
@@ -45,8 +48,6 @@ has prosody || lacks prosody "the check of our wire tests against another server
 # --- slixmpp's source package ---------------------------------------------------------------------
 if [ ! -d "$cache/slixmpp-$slixmpp/itests" ]; then
 	say "fetching slixmpp $slixmpp"
-	python="$root/.venv/bin/python"
-	[ -x "$python" ] || python=python3
 	if "$python" -m pip download --quiet --no-deps --no-binary slixmpp \
 		--dest "$cache/downloads" "slixmpp==$slixmpp" >"$cache/slixmpp.log" 2>&1 ||
 		[ -f "$cache/downloads/slixmpp-$slixmpp.tar.gz" ]; then
@@ -85,6 +86,13 @@ elif [ ! -f "$smack_jar" ]; then
 	else
 		lacks maven "tests/interop/test_smack.py (install Maven)"
 	fi
+fi
+
+# --- Cassandra ------------------------------------------------------------------------------------------
+if ! cassandra --check; then
+	say "fetching Cassandra"
+	cassandra >"$cache/cassandra.log" 2>&1 ||
+		lacks "a Cassandra that starts" "tests/cassandra; see .cache/cassandra.log"
 fi
 
 if [ "$missing" = 0 ]; then say "all there"; fi

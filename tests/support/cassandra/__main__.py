@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from .install import VERSIONS, CassandraFailed, CassandraMissing, fetch
+from .install import VERSIONS, CassandraFailed, CassandraMissing, fetch, jars, java
 from .ring import Cassandra
 from .settings import SYNC, Settings
 
@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     one = verbs.add_parser("fetch", help="bring the jars")
     one.add_argument("versions", nargs="*", default=list(VERSIONS), metavar="VERSION")
+    one.add_argument("--check", action="store_true", help="only say by the exit code")
     one = verbs.add_parser("start", help="run a ring")
     _add_settings(one)
     one.add_argument("--folder", type=Path, help="keep the data there (removed at the end)")
@@ -82,6 +83,18 @@ def _settings(asked: argparse.Namespace) -> Settings:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _fetch(asked: argparse.Namespace) -> int:
+    try:
+        java()
+        for version in asked.versions:
+            jars(version) if asked.check else fetch(version)
+    except CassandraMissing:
+        if asked.check:
+            return 1
+        raise
+    return 0
 
 
 def _start(asked: argparse.Namespace) -> int:
@@ -137,9 +150,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         if asked.verb == "fetch":
-            for version in asked.versions:
-                fetch(version)
-            return 0
+            return _fetch(asked)
         if asked.verb == "start":
             return _start(asked)
         if asked.verb == "exec":
