@@ -345,7 +345,10 @@ impl Node {
     /// Puts a new configuration to use, for the entities in memory too. Those that are entered
     /// meanwhile look at it under the lock that this takes after them.
     pub(crate) fn apply(&self, mut live: Live) {
-        live.policy.clock = Arc::clone(&self.live.load().policy.clock);
+        let old = self.live.load();
+        live.policy.clock = Arc::clone(&old.policy.clock);
+        live.policy.archive_key = old.policy.archive_key;
+        drop(old);
         let live = Arc::new(live);
         self.live.store(Arc::clone(&live));
         for mut shard in self.shards.each() {
@@ -425,6 +428,8 @@ impl Node {
                 let session = session.and_then(|id| self.sessions.get(id));
                 self.ask(stanza, session, handler);
             }
+            // Carried out with the inbox's operations.
+            Local::InboxMoved { .. } => {}
             Local::Deliver { .. } | Local::Store { .. } => {}
         }
     }
@@ -468,11 +473,13 @@ impl Node {
             }
             if let Err(error) = result {
                 node.log_store_error("write failed", &error);
-                if let Some(refused) = refused {
+                let condition = StanzaError::from(StanzaCondition::ServiceUnavailable);
+                let answer = refused.filter(|refused| refused.from.is_some());
+                if let Some(answer) = answer.and_then(|refused| refused.error(&condition)) {
                     // The writer's thread must not route.
                     let inner = Arc::clone(&node);
                     node.runtime.spawn(async move {
-                        inner.route(*refused, None);
+                        inner.route(answer, None);
                     });
                 }
             }

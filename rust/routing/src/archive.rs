@@ -1,11 +1,10 @@
 //! What the archive (XEP-0313) and the inbox keep of a message: names, records and queries that
 //! the user entity and every storage engine share.
 
-use crate::session::SessionId;
 use antiphon_xmpp::Jid;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Bits of an [`ArchiveId`] that count within one millisecond.
 const COUNT_BITS: u32 = 12;
@@ -38,11 +37,12 @@ impl ArchiveId {
     }
 
     /// As clients see it (XEP-0359): a UUID of version 7 (RFC 9562 §5.7) whose last part is a hash
-    /// of the archive's owner, so that an id of another archive is not taken for one of this.
+    /// of this id and the archive's owner under a key of the server. So it cannot be predicted
+    /// (XEP-0313 #archives), and an id of another archive is not taken for one of this.
     #[must_use]
-    pub fn text(self, owner: &Jid) -> String {
+    pub fn text(self, owner: &Jid, key: u64) -> String {
         let (ms, count) = (self.ms(), self.0 & ((1 << COUNT_BITS) - 1));
-        let tail = owner_tail(owner);
+        let tail = self.tail(owner, key);
         format!(
             "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
             ms >> 16,
@@ -55,7 +55,7 @@ impl ArchiveId {
 
     /// Reads [`ArchiveId::text`] of this owner's archive, in either case; `None` for anything else.
     #[must_use]
-    pub fn parse(text: &str, owner: &Jid) -> Option<Self> {
+    pub fn parse(text: &str, owner: &Jid, key: u64) -> Option<Self> {
         let is_dashed = text.len() == 36
             && text
                 .bytes()
@@ -70,15 +70,22 @@ impl ArchiveId {
         }
         let value = u128::from_str_radix(&digits, 16).ok()?;
         let (high, tail) = ((value >> 64) as u64, value as u64);
-        let is_ours = high & 0xf000 == 0x7000 && tail == owner_tail(owner);
-        is_ours.then_some(Self((high >> 16) << COUNT_BITS | (high & 0xfff)))
+        let id = Self((high >> 16) << COUNT_BITS | (high & 0xfff));
+        let is_ours = high & 0xf000 == 0x7000 && tail == id.tail(owner, key);
+        is_ours.then_some(id)
+    }
+
+    /// The variant bits of RFC 9562 and 62 bits of a hash.
+    fn tail(self, owner: &Jid, key: u64) -> u64 {
+        let owner = xxh3_64_with_seed(owner.bare_str().as_bytes(), key);
+        let hash = xxh3_64_with_seed(&self.0.to_le_bytes(), owner);
+        (hash >> 2) | (0b10 << 62)
     }
 }
 
-/// The variant bits of RFC 9562 and 62 bits that name the archive.
-fn owner_tail(owner: &Jid) -> u64 {
-    (xxh3_64(owner.bare_str().as_bytes()) >> 2) | (0b10 << 62)
-}
+/// Set in [`antiphon_xmpp::Stanza::uid`] beside the uid of a message that its sender's archive has
+/// already: it is being sent again, and the recipient's archive may have it too.
+pub const RESENT: u64 = 1 << 63;
 
 /// Gives [`ArchiveId`]s that never go back, whatever the clock of the system does. One a node.
 #[derive(Debug, Default)]
@@ -304,11 +311,9 @@ pub struct Recent {
     pub dup: u64,
     /// Whether the owner sent it.
     pub is_out: bool,
-    /// Which session of this process sent it, and as which of its stanzas (0: not counted).
-    pub origin: Option<(SessionId, u64)>,
 }
 
-/// How many [`Recent`] messages an archive remembers.
+/// How many [`Recent`] messages an engine reads after an unclean end.
 pub const RECENT_MAX: usize = 200;
 
 /// What an entity must know of its archive.
@@ -420,12 +425,13 @@ mod tests {
     fn an_id_reads_back_only_in_its_own_archive() {
         let ana = jid("ana@acme.example");
         let id = ArchiveId::last_of(1_767_225_600_123);
-        let text = id.text(&ana);
+        let text = id.text(&ana, 7);
         assert_eq!(text.len(), 36);
         assert_eq!(&text[14..15], "7");
-        assert_eq!(ArchiveId::parse(&text, &ana), Some(id));
-        assert_eq!(ArchiveId::parse(&text.to_uppercase(), &ana), Some(id));
-        assert_eq!(ArchiveId::parse(&text, &jid("bo@acme.example")), None);
+        assert_eq!(ArchiveId::parse(&text, &ana, 7), Some(id));
+        assert_eq!(ArchiveId::parse(&text.to_uppercase(), &ana, 7), Some(id));
+        assert_eq!(ArchiveId::parse(&text, &jid("bo@acme.example"), 7), None);
+        assert_eq!(ArchiveId::parse(&text, &ana, 8), None);
         for wrong in [
             "",
             "1",
@@ -433,7 +439,7 @@ mod tests {
             &text.replace('-', "0"),
             "é".repeat(18).as_str(),
         ] {
-            assert_eq!(ArchiveId::parse(wrong, &ana), None, "{wrong}");
+            assert_eq!(ArchiveId::parse(wrong, &ana, 7), None, "{wrong}");
         }
     }
 
@@ -446,7 +452,10 @@ mod tests {
             ArchiveId::last_of(5),
             ArchiveId::MAX,
         ];
-        assert!(ids.windows(2).all(|p| p[0].text(&ana) < p[1].text(&ana)));
+        assert!(
+            ids.windows(2)
+                .all(|p| p[0].text(&ana, 7) < p[1].text(&ana, 7))
+        );
     }
 
     #[test]

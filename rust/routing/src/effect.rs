@@ -36,7 +36,8 @@ pub enum Local {
         write: Write,
         /// Whose stanza waits for the commit.
         origin: Option<Origin>,
-        /// Sent when the store refuses for good or is full, instead of silence.
+        /// The message that is lost if the store refuses: its sender gets an error then, instead of
+        /// silence.
         refused: Option<Box<Stanza>>,
     },
     /// Read a page of offline messages and hand it to [`crate::user::User::offline_loaded`], an
@@ -49,6 +50,14 @@ pub enum Local {
         session: SessionId,
         /// Ids above this one; 0: from the first.
         after: u64,
+    },
+    /// A message brought a conversation back into the inbox: its owner's sessions are told, once
+    /// that is stored.
+    InboxMoved {
+        /// Whose.
+        owner: Jid,
+        /// The conversation.
+        peer: Jid,
     },
     /// End a session's stream.
     Close {

@@ -287,6 +287,16 @@ pub enum Write {
         /// From this id on they stay.
         before: ArchiveId,
     },
+    /// The owner has read these messages in his archive: what waits of them as offline messages is
+    /// forgotten.
+    OfflineSeen {
+        /// Whose.
+        owner: Jid,
+        /// From this message on.
+        from: ArchiveId,
+        /// Up to this one, itself included.
+        upto: ArchiveId,
+    },
     /// Sets the owner's preferences (XEP-0441).
     ArchivePrefs {
         /// Whose archive.
@@ -345,6 +355,7 @@ impl Write {
             | Self::ArchiveEdit { owner, .. }
             | Self::ArchivePurge { owner, .. }
             | Self::ArchivePrefs { owner, .. }
+            | Self::OfflineSeen { owner, .. }
             | Self::InboxRead { owner, .. }
             | Self::InboxSet { owner, .. }
             | Self::InboxEmptyBin { owner, .. } => owner,
@@ -384,6 +395,7 @@ impl Write {
             | Self::RequestDelete { .. }
             | Self::ArchiveEdit { .. }
             | Self::ArchivePurge { .. }
+            | Self::OfflineSeen { .. }
             | Self::InboxRead { .. }
             | Self::InboxSet { .. }
             | Self::InboxEmptyBin { .. } => 0,

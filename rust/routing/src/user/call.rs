@@ -52,7 +52,7 @@ impl User {
             }
             Call::ArchivePrefs
             | Call::ArchivePrefsSet { .. }
-            | Call::ArchiveAsked { .. }
+            | Call::ArchiveRead { .. }
             | Call::InboxSet { .. } => Err(StanzaCondition::ServiceUnavailable.into()),
             Call::Exists | Call::MaySeePresence { .. } | Call::Sessions => Ok(CallAnswer::Done),
         }

@@ -10,7 +10,7 @@ mod presence;
 mod roster;
 mod subscription;
 
-use crate::archive::{ArchiveDefault, ArchivePrefs, HybridClock, InboxChange};
+use crate::archive::{ArchiveDefault, ArchiveId, ArchivePrefs, HybridClock, InboxChange};
 use crate::effect::{Effects, Origin};
 use crate::session::SessionId;
 use crate::store::{OfflineRecord, Request, RosterItem, UserRecord};
@@ -43,6 +43,8 @@ pub struct Policy {
     pub domains: Vec<String>,
     /// Gives the places in archives; one a node, the same after a reload.
     pub clock: Arc<HybridClock>,
+    /// Makes the ids of archives unpredictable ([`ArchiveId::text`]); one for all nodes, for ever.
+    pub archive_key: u64,
     /// Messages that the server archives for a user who has set no preferences (XEP-0441).
     pub archive_default: ArchiveDefault,
 }
@@ -59,6 +61,7 @@ impl Default for Policy {
             subscription_requests: 1000,
             domains: Vec::new(),
             clock: Arc::default(),
+            archive_key: 0,
             archive_default: ArchiveDefault::Always,
         }
     }
@@ -167,11 +170,13 @@ pub enum Call {
         /// All of them; the lists in any order.
         prefs: ArchivePrefs,
     },
-    /// The session reads its archive: what waits as offline messages need not be handed to it
-    /// (unless it is being handed over already). `item-not-found` without such a session.
-    ArchiveAsked {
-        /// Whose.
-        session: SessionId,
+    /// A session was given all messages of the archive between these two: what waits of them as
+    /// offline messages is not given again.
+    ArchiveRead {
+        /// From this one on.
+        from: ArchiveId,
+        /// Up to this one.
+        upto: ArchiveId,
     },
     /// Changes a conversation of the inbox. `service-unavailable` without an inbox.
     InboxSet {

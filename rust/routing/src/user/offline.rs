@@ -187,12 +187,7 @@ impl User {
             }
         }
         self.backlog.stored += 1;
-        let error = StanzaCondition::ServiceUnavailable.into();
-        let refused = stanza
-            .from
-            .as_ref()
-            .and_then(|_| stanza.error(&error))
-            .map(Box::new);
+        let refused = Some(Box::new(stanza.clone()));
         let owner = self.jid.clone();
         let write = Write::OfflineAppend {
             owner,

@@ -113,6 +113,7 @@ pub(super) fn apply(
         | Write::ArchiveEdit { .. }
         | Write::ArchivePurge { .. }
         | Write::ArchivePrefs { .. }
+        | Write::OfflineSeen { .. }
         | Write::InboxRead { .. }
         | Write::InboxSet { .. }
         | Write::InboxEmptyBin { .. } => {
