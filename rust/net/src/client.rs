@@ -68,6 +68,7 @@ pub struct Client {
     /// Written and not yet taken by the socket.
     backlog: usize,
     is_over: bool,
+    is_peer_done: bool,
     ping_count: u32,
     failures: u32,
 }
@@ -104,6 +105,7 @@ impl Client {
             fed: 0,
             backlog: 0,
             is_over: false,
+            is_peer_done: false,
             ping_count: 0,
             failures: 0,
         }
@@ -182,6 +184,7 @@ impl Client {
                 }
             }
             Action::Close(error) => {
+                self.is_peer_done = error.is_none();
                 self.end(Ended::Closed(error));
                 return Some(Step::Close);
             }
@@ -441,14 +444,16 @@ impl Client {
 impl Driver for Client {
     fn feed(&mut self, bytes: &[u8]) {
         self.fed += bytes.len();
-        self.last_read_ms = self.gateway.now_ms();
-        self.pinged_ms = 0;
         self.stream.feed(bytes);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Step {
         if self.is_over {
             return Step::Close;
+        }
+        if self.fed > 0 {
+            self.last_read_ms = now_ms;
+            self.pinged_ms = 0;
         }
         let step = self.run(cx, now_ms);
         if !self.is_over {
@@ -514,6 +519,10 @@ impl Driver for Client {
             }
             _ => u64::MAX,
         }
+    }
+
+    fn is_peer_done(&self) -> bool {
+        self.is_peer_done
     }
 
     fn abort(&mut self) {

@@ -56,6 +56,10 @@ pub trait Driver: Send {
     fn lost(&mut self);
     /// When to poll again at the latest, ms since 1970.
     fn due_ms(&self) -> u64;
+    /// Whether the peer has ended its stream in order, so that nothing more comes of it.
+    fn is_peer_done(&self) -> bool {
+        false
+    }
     /// A panic happened: end the stream with `internal-server-error`.
     fn abort(&mut self);
 }
@@ -173,6 +177,10 @@ impl<D: Driver> Conn<D> {
                         }
                     }
                     Phase::Closing(_) => {
+                        if self.is_peer_done() {
+                            // RFC 6120 §4.4: both streams are over, so this side closes.
+                            return self.end();
+                        }
                         self.transport.close_notify();
                         self.phase = Phase::Linger(now_ms + LINGER_MS);
                         continue;
@@ -197,6 +205,11 @@ impl<D: Driver> Conn<D> {
                 }
             }
         }
+    }
+
+    /// Nothing can come that closing the socket would answer with a reset.
+    fn is_peer_done(&self) -> bool {
+        self.ws.is_none() && self.transport.tls().is_none() && self.driver.is_peer_done()
     }
 
     /// No longer worth the wait for its TLS handshake.

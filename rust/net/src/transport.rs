@@ -28,6 +28,8 @@ pub struct Transport {
     /// Written by the driver, not yet by the socket.
     pending: Vec<u8>,
     at: usize,
+    /// Our direction of the TCP connection has ended.
+    is_shut: bool,
 }
 
 /// What a read found.
@@ -61,6 +63,7 @@ impl Transport {
             tls: None,
             pending: Vec::new(),
             at: 0,
+            is_shut: false,
         }
     }
 
@@ -72,6 +75,7 @@ impl Transport {
             tls: tls.map(Box::new),
             pending: Vec::new(),
             at: 0,
+            is_shut: false,
         }
     }
 
@@ -213,7 +217,11 @@ impl Transport {
     }
 
     /// Ends our direction of the TCP connection.
-    pub fn shutdown_write(&self) {
+    pub fn shutdown_write(&mut self) {
+        if self.is_shut {
+            return;
+        }
+        self.is_shut = true;
         // A peer that is gone already makes this fail; there is nothing left to do then.
         let _ = socket2::SockRef::from(&self.io).shutdown(std::net::Shutdown::Write);
     }
