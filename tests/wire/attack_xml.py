@@ -164,6 +164,42 @@ async def test_what_is_unfinished_before_login_costs_little(
     assert await settled_kb(server, before + HEADROOM_KB) < before + HEADROOM_KB
 
 
+AFTER_LOGIN = {
+    "children": "<message>" + "<a/>" * 1_000,
+    "deep children": "<message><x>" + "<a/>" * 24_900,
+    "namespaces": "<message>" + "".join(f"<a xmlns='urn:{i}'/>" for i in range(1_000)),
+    "attributes": "<message><x>" + ("<a " + " ".join(f"a{i}=''" for i in range(90)) + "/>") * 300,
+    "text": "<message><body>" + "x" * 260_000,
+    "no stanza": "<x xmlns='urn:x'>" + "<a/>" * 255,
+}
+
+
+@pytest.mark.parametrize("text", AFTER_LOGIN.values(), ids=AFTER_LOGIN)
+async def test_what_is_unfinished_after_login_holds_little_more_than_its_bytes(
+    clients: Clients, server: Server, text: str
+) -> None:
+    count = 30
+    hostile = [await clients.bound(kind="direct") for _ in range(count)]
+    before = resident_kb(server)
+    async with Bystanders(clients):
+        for client in hostile:
+            client.send_raw(text)
+        await asyncio.sleep(1)
+        grown = resident_kb(server) - before
+    assert grown < count * (len(text) / 1024 + 180) + 4_096, f"{grown / count:.0f} KB for each"
+    for client in hostile:
+        client.abort()
+    assert await settled_kb(server, before + HEADROOM_KB) < before + HEADROOM_KB
+
+
+@pytest.mark.parametrize("root", ["message", "x xmlns='urn:x'"])
+async def test_more_children_than_anything_has_end_the_stream(clients: Clients, root: str) -> None:
+    client = await clients.bound()
+    client.send_raw(f"<{root}>" + "<a xmlns='urn:a'/>" * 1_001)
+    await client.expect_stream_error("policy-violation")
+    await client.expect_eof()
+
+
 @pytest.mark.settings(limits={"login_seconds": 3})
 async def test_one_byte_a_second_does_not_hold_a_connection(
     clients: Clients, server: Server

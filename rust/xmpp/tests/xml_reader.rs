@@ -347,6 +347,32 @@ fn the_size_limit_counts_from_the_first_angle_bracket_to_the_last() {
 }
 
 #[test]
+fn what_is_kept_of_an_unfinished_element_stays_in_proportion() {
+    let limits = Limits {
+        stanza_bytes: 200_000,
+        elements: 25_000,
+        ..LIMITS
+    };
+    let read = |text: String| {
+        let mut reader = Reader::tcp(limits);
+        reader.feed(HEADER.as_bytes());
+        reader.next().unwrap();
+        reader.feed(text.as_bytes());
+        reader.next()
+    };
+    let over = Err(XmlError::Limit("elements"));
+    for (root, most) in [("message", 1_000), ("x xmlns='urn:x'", 255)] {
+        assert_eq!(read(format!("<{root}>{}", "<a/>".repeat(most))), Ok(None));
+        assert_eq!(read(format!("<{root}>{}", "<a/>".repeat(most + 1))), over);
+    }
+    // deeper elements are bytes
+    let deep = format!("<message><x>{}", "<a/>".repeat(24_998));
+    assert_eq!(read(deep.clone()), Ok(None));
+    let whole = format!("{deep}</x></message>");
+    assert!(matches!(read(whole), Ok(Some(Event::Stanza(_)))));
+}
+
+#[test]
 fn namespaces_cannot_be_used_to_amplify() {
     let limits = Limits {
         stanza_bytes: 200_000,

@@ -15,6 +15,13 @@ use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Direct children of a stanza; each is kept as some 60 bytes while four are sent. Deeper elements
+/// are kept as their bytes alone.
+const CHILDREN: usize = 1_000;
+/// Elements of what is no stanza on a stream, which is kept as a tree, some 100 bytes each. Those
+/// that a client or component may send have less than ten.
+const NEGOTIATION: usize = 256;
+
 /// What the element is read as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -252,6 +259,7 @@ impl Scan {
             return Ok(true);
         }
         self.enter(text, &tag, at.clone(), (ns, content), env)?;
+        self.check_kept(env.mode)?;
         if tag.empty {
             // What the root declares is still asked for when the stanza is made.
             if level > 0 {
@@ -379,6 +387,15 @@ impl Scan {
                 });
             }
             self.tree.push(element);
+        }
+        Ok(())
+    }
+
+    /// What an unfinished element keeps stays in proportion to its bytes.
+    fn check_kept(&self, mode: Mode) -> Result<(), XmlError> {
+        let is_tree = self.head.is_none() && matches!(mode, Mode::Stream(_));
+        if self.children.len() > CHILDREN || (is_tree && self.elements > NEGOTIATION) {
+            return Err(XmlError::Limit("elements"));
         }
         Ok(())
     }
