@@ -58,15 +58,15 @@ impl Node {
             self.look_at_caps(&stanza);
         }
         // Number 0 where nothing is counted: then it only says whose stanza it is.
-        let origin = Some(Origin {
+        let sender = Origin {
             session: session.id,
             seq,
-        });
-        let id = session.id;
+        };
+        let origin = Some(sender);
         let job =
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
                 if let Ok(user) = user {
-                    user.outgoing(id, stanza, node.now(), &node.live.load().policy, fx);
+                    user.outgoing(sender, stanza, node.now(), &node.live.load().policy, fx);
                 }
             };
         let mut routes = Routes::new();

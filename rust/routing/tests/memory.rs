@@ -8,7 +8,7 @@
     reason = "a test that panics has failed"
 )]
 
-use antiphon_routing::effect::Effects;
+use antiphon_routing::effect::{Effects, Origin};
 use antiphon_routing::session::SessionId;
 use antiphon_routing::store::{RosterItem, Subscription, UserRecord};
 use antiphon_routing::user::{Policy, User};
@@ -53,7 +53,11 @@ fn bytes_per_user(contacts: usize) -> usize {
         let id = SessionId { node: 0, number: n };
         user.bind(id, &full, &p, &mut fx).unwrap();
         let stanza = Stanza::from_bytes(presence.as_bytes()).unwrap().from(full);
-        user.outgoing(id, stanza, 1, &p, &mut fx);
+        let sender = Origin {
+            session: id,
+            seq: 0,
+        };
+        user.outgoing(sender, stanza, 1, &p, &mut fx);
         users.push(user);
     }
     let used = resident().saturating_sub(before);

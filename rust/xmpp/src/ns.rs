@@ -76,3 +76,35 @@ pub const CAPS: &str = "http://jabber.org/protocol/caps";
 pub const LAST: &str = "jabber:iq:last";
 /// Publish-subscribe events (XEP-0060).
 pub const PUBSUB_EVENT: &str = "http://jabber.org/protocol/pubsub#event";
+/// Message archive (XEP-0313), the present namespace.
+pub const MAM_2: &str = "urn:xmpp:mam:2";
+/// Message archive, texts 0.4 and 0.5.
+pub const MAM_1: &str = "urn:xmpp:mam:1";
+/// Message archive, text 0.3.
+pub const MAM_0: &str = "urn:xmpp:mam:0";
+/// Message archive, texts 0.1 and 0.2.
+pub const MAM_TMP: &str = "urn:xmpp:mam:tmp";
+/// Message retraction (XEP-0424).
+pub const RETRACT: &str = "urn:xmpp:message-retract:1";
+/// Message fastening (XEP-0422), which older retractions use.
+pub const FASTEN: &str = "urn:xmpp:fasten:0";
+/// Last message correction (XEP-0308).
+pub const CORRECT: &str = "urn:xmpp:message-correct:0";
+/// Message reactions (XEP-0444).
+pub const REACTIONS: &str = "urn:xmpp:reactions:0";
+/// Fallback indication (XEP-0428).
+pub const FALLBACK: &str = "urn:xmpp:fallback:0";
+/// Explicit message encryption (XEP-0380).
+pub const EME: &str = "urn:xmpp:eme:0";
+/// OMEMO (XEP-0384), as most clients speak it.
+pub const OMEMO_OLD: &str = "eu.siacs.conversations.axolotl";
+/// OMEMO, text 0.4.
+pub const OMEMO_1: &str = "urn:xmpp:omemo:1";
+/// OMEMO, the present namespace.
+pub const OMEMO_2: &str = "urn:xmpp:omemo:2";
+/// OpenPGP for XMPP (XEP-0373).
+pub const OPENPGP: &str = "urn:xmpp:openpgp:0";
+/// Current Jabber OpenPGP usage (XEP-0027).
+pub const OPENPGP_OLD: &str = "jabber:x:encrypted";
+/// Inbox of Erlang Solutions: changes of one conversation.
+pub const INBOX_CONVERSATION: &str = "erlang-solutions.com:xmpp:inbox:0#conversation";

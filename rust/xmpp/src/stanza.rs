@@ -189,14 +189,30 @@ impl Stanza {
     }
     /// The same with one more child, serialised behind the others (a new payload is made).
     #[must_use]
-    pub fn with_child(mut self, child: &Element) -> Self {
+    pub fn with_child(self, child: &Element) -> Self {
+        let mut written = Vec::with_capacity(128);
+        write_element(child, ns::CLIENT, &mut written);
+        self.appended(&written, |span| ChildRef::new(child, ns::CLIENT, span))
+    }
+    /// As [`Stanza::with_child`] for a child that is written already, as it stands on a client
+    /// stream, its namespace declared.
+    #[must_use]
+    pub fn with_written(self, ns: &'static str, name: &'static str, child: &[u8]) -> Self {
+        self.appended(child, |span| ChildRef {
+            ns: Text::Borrowed(ns),
+            name: Text::Borrowed(name),
+            // Payloads stay far below 4 GiB: the limits on a stanza say so.
+            span: span.start as u32..span.end as u32,
+        })
+    }
+    fn appended(mut self, child: &[u8], reference: impl FnOnce(Range<usize>) -> ChildRef) -> Self {
         let old = &self.payload;
-        let mut content = Vec::with_capacity(old.content.len() + 128);
+        let mut content = Vec::with_capacity(old.content.len() + child.len());
         content.extend_from_slice(&old.content);
         let start = content.len();
-        write_element(child, ns::CLIENT, &mut content);
+        content.extend_from_slice(child);
         let mut children = old.children.clone();
-        children.push(ChildRef::new(child, ns::CLIENT, start..content.len()));
+        children.push(reference(start..content.len()));
         self.payload = Arc::new(Payload {
             content: content.into_boxed_slice(),
             children,

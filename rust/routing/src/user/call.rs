@@ -50,10 +50,13 @@ impl User {
                 self.remove_account(t);
                 Ok(CallAnswer::Done)
             }
-            Call::ArchivePrefs
-            | Call::ArchivePrefsSet { .. }
-            | Call::ArchiveRead { .. }
-            | Call::InboxSet { .. } => Err(StanzaCondition::ServiceUnavailable.into()),
+            Call::ArchivePrefs => self.prefs(t),
+            Call::ArchivePrefsSet { prefs } => self.set_prefs(prefs, t),
+            Call::ArchiveRead { from, upto } => {
+                self.seen(from, upto, t);
+                Ok(CallAnswer::Done)
+            }
+            Call::InboxSet { peer, change } => self.set_inbox(peer, change, t),
             Call::Exists | Call::MaySeePresence { .. } | Call::Sessions => Ok(CallAnswer::Done),
         }
     }
@@ -127,6 +130,7 @@ impl User {
         self.requests = Vec::new();
         self.blocked = super::BlockList::default();
         self.backlog = super::Backlog::new(0);
+        self.archive = None;
         self.last_status = Box::default();
     }
 }

@@ -2,6 +2,7 @@
 
 use super::delivery::MessageType;
 use super::{Session, Turn, User};
+use crate::archive::ArchiveId;
 use antiphon_xmpp::stanza::{ChildRef, Payload};
 use antiphon_xmpp::{Stanza, StanzaKind, ns};
 
@@ -92,12 +93,19 @@ impl User {
         // The sender may be a session of the same account: it knows what it sent.
         let is_sender = |s: &Session| stanza.from.as_ref() == Some(&s.jid);
         let wants = |s: &Session| s.has_carbons() && !gets_it(s) && !is_sender(s);
-        self.copy(stanza, Direction::Received, wants, t);
+        self.copy(stanza, (Direction::Received, None), wants, t);
     }
 
     /// XEP-0280 #outbound: copies for the enabled sessions other than the sender. A message to
     /// oneself comes back in and is copied then, so that no session sees it twice.
-    pub(super) fn copy_sent(&mut self, sender: usize, stanza: &Stanza, t: &mut Turn) {
+    /// `place`: where the message is in the archive, which the copies say (XEP-0313 #archives_id).
+    pub(super) fn copy_sent(
+        &mut self,
+        sender: usize,
+        stanza: &Stanza,
+        place: Option<ArchiveId>,
+        t: &mut Turn,
+    ) {
         if stanza
             .to
             .as_ref()
@@ -108,7 +116,7 @@ impl User {
         let sender = self.sessions[sender].id;
         self.copy(
             stanza,
-            Direction::Sent,
+            (Direction::Sent, place),
             |s| s.has_carbons() && s.id != sender,
             t,
         );
@@ -119,7 +127,7 @@ impl User {
     fn copy(
         &mut self,
         stanza: &Stanza,
-        direction: Direction,
+        (direction, place): (Direction, Option<ArchiveId>),
         wants: impl Fn(&Session) -> bool,
         t: &mut Turn,
     ) {
@@ -132,7 +140,11 @@ impl User {
         };
         let mut wrapper = Stanza::new(StanzaKind::Message).from(self.jid.clone());
         wrapper.type_ = stanza.type_.clone();
-        wrapper.payload = wrap(stanza, name).into();
+        wrapper.payload = match place {
+            None => wrap(stanza, name),
+            Some(id) => wrap(&self.identified(stanza.clone(), id, t), name),
+        }
+        .into();
         for at in 0..self.sessions.len() {
             if wants(&self.sessions[at]) {
                 let copy = wrapper.clone().to(self.sessions[at].jid.clone());

@@ -36,13 +36,14 @@ impl User {
             return;
         }
         let type_ = MessageType::of(&stanza);
-        let stanza = self.without_forged_delay(stanza);
+        let stanza = self.without_forged_ids(self.without_forged_delay(stanza));
         let full = stanza.to.as_ref().filter(|to| !to.is_bare());
         let Some(to) = full else {
             return self.message_to_account(type_, stanza, t);
         };
         if let Some(at) = self.session_by_jid(to) {
             let id = self.sessions[at].id;
+            let stanza = self.archive_received(stanza, None, t);
             self.copy_received(&stanza, |s| s.id == id, t);
             self.hand(at, stanza, t.now_ms, t);
             return;
@@ -69,11 +70,10 @@ impl User {
         }
         let mut left = self.sessions.iter().filter(|s| s.is_receiving()).count();
         if left == 0 {
-            if type_ != MessageType::Headline && self.keep(&stanza, t.now_ms, t) != Kept::Bounced {
-                self.copy_received(&stanza, |_| false, t);
-            }
+            self.message_to_nobody(type_, stanza, t);
             return;
         }
+        let stanza = self.archive_received(stanza, None, t);
         self.copy_received(&stanza, Session::is_receiving, t);
         let mut stanza = Some(stanza);
         for at in 0..self.sessions.len() {
@@ -90,6 +90,21 @@ impl User {
             if let Some(copy) = copy {
                 self.hand(at, copy, t.now_ms, t);
             }
+        }
+    }
+
+    /// No session takes it: it waits, in the archive or as an offline message; carbons go to those
+    /// that want no messages (RFC 6121 §8.5.2.2).
+    fn message_to_nobody(&mut self, type_: MessageType, stanza: Stanza, t: &mut Turn) {
+        if type_ == MessageType::Headline {
+            return;
+        }
+        if self.is_archived_in(&stanza, t) {
+            let waits = self.wait(&stanza, t).then_some(t.now_ms);
+            let stanza = self.archive_received(stanza, waits, t);
+            self.copy_received(&stanza, |_| false, t);
+        } else if self.keep(&stanza, t.now_ms, t) != Kept::Bounced {
+            self.copy_received(&stanza, |_| false, t);
         }
     }
 

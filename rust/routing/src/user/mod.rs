@@ -1,10 +1,12 @@
 //! The user entity (RFC 6121): sessions, roster, presence, blocking, carbons and delivery of one
 //! bare JID.
 
+mod archive;
 mod blocking;
 mod call;
 mod carbons;
 mod delivery;
+mod keeping;
 mod offline;
 mod presence;
 mod roster;
@@ -17,6 +19,7 @@ use crate::store::{OfflineRecord, Request, RosterItem, UserRecord};
 use antiphon_xmpp::stanza::{Stanza, StanzaError};
 use antiphon_xmpp::stream::StreamCondition;
 use antiphon_xmpp::{Element, Jid, StanzaCondition, StanzaKind};
+use archive::Archive;
 use blocking::BlockList;
 use offline::{Backlog, Reading};
 use presence::Available;
@@ -289,6 +292,7 @@ pub struct User {
     blocked: BlockList,
     switches: Switches,
     backlog: Backlog,
+    archive: Option<Box<Archive>>,
     last_seen_ms: u64,
     last_status: Box<str>,
     /// Counts block list pushes, for their ids.
@@ -315,6 +319,7 @@ impl User {
             blocked: BlockList::new(record.blocked),
             switches: Switches::default(),
             backlog: Backlog::new(record.offline),
+            archive: Archive::new(record.archive),
             last_seen_ms: record.last_seen_ms,
             last_status: record.last_status.into(),
             pushes: 0,
@@ -443,22 +448,25 @@ impl User {
     }
 
     /// A stanza that one of the user's own sessions sent. `from` is its full JID. `to` may be
-    /// absent, local or remote. Handles presence, outgoing blocking and carbons; what goes to
-    /// others is in `fx.routes` (a message or IQ to the user's own bare JID too).
+    /// absent, local or remote. Handles presence, outgoing blocking, the archive and carbons; what
+    /// goes to others is in `fx.routes` (a message or IQ to the user's own bare JID too).
+    ///
+    /// `origin` names the session; where its stanzas are counted (`seq` above 0), what is archived
+    /// carries it.
     pub fn outgoing(
         &mut self,
-        session: SessionId,
+        origin: Origin,
         stanza: Stanza,
         now_ms: u64,
         p: &Policy,
         fx: &mut Effects,
     ) {
-        let Some(at) = self.index(session) else {
+        let Some(at) = self.index(origin.session) else {
             return;
         };
         let mut t = Turn {
             now_ms,
-            origin: None,
+            origin: Some(origin).filter(|o| o.seq > 0 && stanza.kind == StanzaKind::Message),
             policy: p,
             fx,
         };
@@ -471,12 +479,14 @@ impl User {
             return;
         }
         // RFC 6120 §10.3: without an address it is to the account itself.
-        let stanza = match stanza.to {
+        let mut stanza = match stanza.to {
             Some(_) => stanza,
             None => stanza.to(self.jid.clone()),
         };
         if stanza.kind == StanzaKind::Message {
-            self.copy_sent(at, &stanza, &mut t);
+            stanza = self.without_forged_ids(stanza);
+            let place = self.archive_sent(origin.session, &mut stanza, &mut t);
+            self.copy_sent(at, &stanza, place, &mut t);
         }
         t.fx.route(stanza);
     }

@@ -2,6 +2,7 @@
 
 use super::subscription::bounce;
 use super::{Session, Turn, User};
+use crate::archive::ArchiveId;
 use crate::effect::Local;
 use crate::session::SessionId;
 use crate::store::{OfflineRecord, Write};
@@ -171,6 +172,27 @@ impl User {
                 }
             }
         }
+    }
+
+    /// Whether an archived message that no session takes also waits as an offline message; it is
+    /// counted then. One that finds no room is in the archive all the same.
+    pub(super) fn wait(&mut self, stanza: &Stanza, t: &Turn) -> bool {
+        let limit = t.policy.offline_messages;
+        let has_room = limit == 0 || self.backlog.stored < limit;
+        let waits = self.switches.is_offline_on && has_room && worth(stanza) == Worth::Store;
+        self.backlog.stored += u64::from(waits);
+        waits
+    }
+
+    /// The client has these messages from its archive: what of them waits is not handed out again.
+    /// How many that are only the store knows.
+    pub(super) fn seen(&mut self, from: ArchiveId, upto: ArchiveId, t: &mut Turn) {
+        if self.backlog.stored == 0 && !self.backlog.is_unsure {
+            return;
+        }
+        self.backlog.is_unsure = true;
+        let owner = self.jid.clone();
+        t.fx.store(Write::OfflineSeen { owner, from, upto });
     }
 
     /// Stores a message that no session takes, or says why not (XEP-0160 #flow). `at_ms` is when

@@ -8,6 +8,7 @@
     reason = "a test that panics has failed"
 )]
 
+mod archive;
 mod blocking;
 mod calls;
 mod carbons;

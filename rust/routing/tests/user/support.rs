@@ -90,6 +90,7 @@ pub struct Out {
     pub origins: Vec<Origin>,
     pub closed: Vec<(u64, StreamCondition)>,
     pub reads: Vec<(u64, u64)>,
+    pub moved: usize,
 }
 
 impl Out {
@@ -127,6 +128,7 @@ impl Out {
                     out.reads.push((session.number, after))
                 }
                 Local::Close { session, condition } => out.closed.push((session.number, condition)),
+                Local::InboxMoved { .. } => out.moved += 1,
                 other => panic!("unexpected {other:?}"),
             }
         }
@@ -185,6 +187,14 @@ pub fn condition(stanza: &Stanza) -> String {
         .elements()
         .find(|e| e.ns == "urn:ietf:params:xml:ns:xmpp-stanzas" && e.name != "text");
     condition.unwrap().name.to_string()
+}
+
+/// A session whose stanzas are not counted.
+pub fn sender(number: u64) -> Origin {
+    Origin {
+        session: id(number),
+        seq: 0,
+    }
 }
 
 pub struct World {
@@ -257,7 +267,17 @@ impl World {
     /// What a session sends, its address added.
     pub fn send(&mut self, number: u64, xml: &str) -> Out {
         let stanza = stanza(xml).from(jid(&format!("{ME}/r{number}")));
-        self.turn(|user, now, p, fx| user.outgoing(id(number), stanza, now, p, fx))
+        self.turn(|user, now, p, fx| user.outgoing(sender(number), stanza, now, p, fx))
+    }
+
+    /// As [`World::send`], on a stream whose stanzas are counted.
+    pub fn send_counted(&mut self, number: u64, xml: &str) -> Out {
+        let stanza = stanza(xml).from(jid(&format!("{ME}/r{number}")));
+        let origin = Origin {
+            seq: 1,
+            ..sender(number)
+        };
+        self.turn(|user, now, p, fx| user.outgoing(origin, stanza, now, p, fx))
     }
 
     pub fn available(&mut self, number: u64, priority: i8) -> Out {

@@ -1,0 +1,537 @@
+//! What of a message is archived (XEP-0313 #archives), under which id, and what else follows from
+//! it: the inbox, tombstones, messages that are sent again.
+
+use super::keeping::is_worth_keeping;
+use super::{CallAnswer, Turn, User};
+use crate::archive::{
+    ARCHIVE_PREFS_MAX, ArchiveDefault, ArchiveId, ArchivePrefs, ArchiveRecord, ArchiveState,
+    BOX_ARCHIVE, Edit, Flags, InboxChange, InboxEffect, RESENT, Recent, Reference, id_hash,
+};
+use crate::effect::Local;
+use crate::session::SessionId;
+use crate::store::Write;
+use antiphon_xmpp::stanza::ChildRef;
+use antiphon_xmpp::xml::writer::write_attr;
+use antiphon_xmpp::{Jid, Stanza, StanzaCondition, StanzaError, ns};
+use std::collections::VecDeque;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Messages of which the entity remembers that it archived them, lest they be sent again.
+const REMEMBERED: usize = 128;
+/// How long a message without an origin-id is known by its `id` and content. Clients that count
+/// their ids from 1 on every stream would lose a greeting of the next day otherwise.
+const KNOWN_BY_CONTENT_MS: u64 = 30 * 60 * 1000;
+
+/// The archive's part of an entity; there once there is anything to know.
+#[derive(Debug, Default)]
+pub(super) struct Archive {
+    newest: ArchiveId,
+    prefs: Option<ArchivePrefs>,
+    /// Sent by sessions of this process, oldest first.
+    sent: VecDeque<SentBefore>,
+    /// What the store said after an unclean end.
+    past: Vec<Recent>,
+    /// See [`ArchiveState::filed`].
+    filed: Vec<u64>,
+}
+
+/// A message whose acknowledgement may not have reached its sender.
+#[derive(Debug)]
+struct SentBefore {
+    dup: u64,
+    uid: ArchiveId,
+    session: SessionId,
+}
+
+impl Archive {
+    pub fn new(state: ArchiveState) -> Option<Box<Self>> {
+        if state == ArchiveState::default() {
+            return None;
+        }
+        Some(Box::new(Self {
+            newest: state.newest,
+            prefs: state.prefs,
+            sent: VecDeque::new(),
+            past: state.recent,
+            filed: state.filed,
+        }))
+    }
+
+    fn remember(&mut self, sent: SentBefore) {
+        if sent.dup == 0 {
+            return;
+        }
+        if self.sent.len() == REMEMBERED {
+            self.sent.pop_front();
+        }
+        self.sent.push_back(sent);
+    }
+
+    /// The uid under which a message was archived before, on another stream than this.
+    fn find(&self, dup: u64, session: SessionId, now_ms: u64) -> Option<ArchiveId> {
+        if dup == 0 {
+            return None;
+        }
+        let here = self.sent.iter().rev();
+        let mut here = here
+            .filter(|s| s.session != session)
+            .map(|s| (s.dup, s.uid));
+        let mut past = self
+            .past
+            .iter()
+            .filter(|r| r.is_out)
+            .map(|r| (r.dup, r.uid));
+        let is_fresh = |uid: ArchiveId| {
+            is_origin_id(dup) || uid.ms().saturating_add(KNOWN_BY_CONTENT_MS) > now_ms
+        };
+        let found = |(known, uid): (u64, ArchiveId)| (known == dup && is_fresh(uid)).then_some(uid);
+        here.find_map(found).or_else(|| past.find_map(found))
+    }
+}
+
+/// By what a message that is sent again is known: its origin-id (XEP-0359), else its `id` and
+/// content; 0: by nothing. The lowest bit tells the two apart.
+fn dup_of(stanza: &Stanza) -> u64 {
+    let to = stanza.to.as_ref().map_or("", Jid::bare_str).as_bytes();
+    let seeded = |seed: u64, bytes: &[u8]| xxh3_64_with_seed(bytes, seed);
+    if let Some(id) = attr_of(stanza, ns::SID, "origin-id", "id") {
+        return seeded(seeded(1, to), id.as_bytes()) | 1;
+    }
+    let Some(id) = &stanza.id else { return 0 };
+    let seed = seeded(seeded(2, to), id.as_bytes());
+    let hash = seeded(seed, &stanza.payload.content) & !1;
+    hash.max(2)
+}
+
+fn is_origin_id(dup: u64) -> bool {
+    dup & 1 == 1
+}
+
+/// An attribute of a direct child.
+fn attr_of(stanza: &Stanza, ns: &str, name: &str, attr: &str) -> Option<String> {
+    if !stanza.has(ns, name) {
+        return None;
+    }
+    stanza.child(ns, name)?.attr(attr).map(str::to_owned)
+}
+
+/// Takes the ids away that only the archive of `owner` may give (XEP-0359 #rules).
+fn without_forged_ids(stanza: Stanza, owner: &Jid) -> Stanza {
+    let is_id = |child: &ChildRef| {
+        child.ns == ns::SID && child.name == "stanza-id"
+            || child.ns == ns::MAM_TMP && child.name == "archived"
+    };
+    if !stanza.payload.children.iter().any(is_id) {
+        return stanza;
+    }
+    let is_ours = |by: &str| Jid::parse(by).is_ok_and(|by| by == *owner);
+    let is_forged = |child: &ChildRef| {
+        is_id(child)
+            && stanza
+                .parse(child)
+                .is_none_or(|e| e.attr("by").is_none_or(is_ours))
+    };
+    let children = stanza.payload.children.iter();
+    let forged: Vec<_> = children
+        .filter(|c| is_forged(c))
+        .map(|c| c.span.clone())
+        .collect();
+    if forged.is_empty() {
+        return stanza;
+    }
+    stanza.retain(|child| !forged.contains(&child.span))
+}
+
+/// A message on its way into the archive.
+struct Entry<'a> {
+    id: ArchiveId,
+    uid: ArchiveId,
+    peer: Jid,
+    flags: Flags,
+    dup: u64,
+    stanza: &'a Stanza,
+    offline_at_ms: Option<u64>,
+}
+
+impl User {
+    /// Takes away what only this archive may say of a message.
+    pub(super) fn without_forged_ids(&self, stanza: Stanza) -> Stanza {
+        without_forged_ids(stanza, &self.jid)
+    }
+
+    fn archive_mut(&mut self) -> &mut Archive {
+        self.archive.get_or_insert_default()
+    }
+
+    fn keeps_archive(&self) -> bool {
+        self.is_there && self.switches.is_archive_on
+    }
+
+    /// Whether messages with this address are archived (XEP-0441 #rules): what is said of the full
+    /// address before what is said of the bare one, `never` before `always`.
+    fn archives_with(&self, peer: &Jid, t: &Turn) -> bool {
+        let prefs = self.archive.as_ref().and_then(|a| a.prefs.as_ref());
+        let mut default = t.policy.archive_default;
+        if let Some(prefs) = prefs {
+            default = prefs.default;
+            let bare = peer.bare();
+            for jid in [peer, &bare] {
+                if prefs.never.binary_search(jid).is_ok() {
+                    return false;
+                }
+                if prefs.always.binary_search(jid).is_ok() {
+                    return true;
+                }
+            }
+        }
+        match default {
+            ArchiveDefault::Always => true,
+            ArchiveDefault::Never => false,
+            ArchiveDefault::Roster => self.roster.get(&peer.bare()).is_some(),
+        }
+    }
+
+    /// Archives what one of the user's sessions sends, and gives it its uid. A note to himself is
+    /// archived when it comes in.
+    pub(super) fn archive_sent(
+        &mut self,
+        session: SessionId,
+        stanza: &mut Stanza,
+        t: &mut Turn,
+    ) -> Option<ArchiveId> {
+        let to = stanza.to.clone()?;
+        if !self.keeps_archive() || to.bare_str() == self.jid.as_str() {
+            return None;
+        }
+        self.read_by_marker(stanza, &to.bare(), t);
+        let kind = is_worth_keeping(stanza)?;
+        if !self.archives_with(&to, t) {
+            return None;
+        }
+        let dup = dup_of(stanza);
+        if let Some(uid) = self.sent_before(dup, session, t) {
+            stanza.uid = uid.0 | RESENT;
+            return Some(uid);
+        }
+        let id = t.policy.clock.next(t.now_ms);
+        stanza.uid = id.0;
+        let entry = Entry {
+            id,
+            uid: id,
+            peer: to.bare(),
+            flags: kind.and(Flags::OUT),
+            dup,
+            stanza,
+            offline_at_ms: None,
+        };
+        self.record(entry, t);
+        self.note_sent(dup, id, session, t);
+        Some(id)
+    }
+
+    fn sent_before(&self, dup: u64, session: SessionId, t: &Turn) -> Option<ArchiveId> {
+        self.archive.as_ref()?.find(dup, session, t.now_ms)
+    }
+
+    /// A stream that is not counted leaves no doubt that only an origin-id clears up.
+    fn note_sent(&mut self, dup: u64, uid: ArchiveId, session: SessionId, t: &Turn) {
+        if t.origin.is_some() || is_origin_id(dup) {
+            self.archive_mut()
+                .remember(SentBefore { dup, uid, session });
+        }
+    }
+
+    /// Whether [`User::archive_received`] would archive it.
+    pub(super) fn is_archived_in(&self, stanza: &Stanza, t: &Turn) -> bool {
+        self.keeps_archive()
+            && is_worth_keeping(stanza).is_some()
+            && stanza
+                .from
+                .as_ref()
+                .is_some_and(|from| self.archives_with(from, t))
+    }
+
+    /// Archives a message that the user gets; it comes back with its id. `offline_at_ms`: nobody
+    /// takes it now, and it waits as an offline message too.
+    pub(super) fn archive_received(
+        &mut self,
+        stanza: Stanza,
+        offline_at_ms: Option<u64>,
+        t: &mut Turn,
+    ) -> Stanza {
+        if !self.keeps_archive() {
+            return stanza;
+        }
+        let (Some(kind), Some(from)) = (is_worth_keeping(&stanza), stanza.from.clone()) else {
+            return stanza;
+        };
+        if !self.archives_with(&from, t) {
+            return stanza;
+        }
+        // A note to himself: one record for both directions, nothing unread.
+        let sender = (from.bare_str() == self.jid.as_str()).then(|| {
+            let at = self.session_by_jid(&from);
+            at.map_or_else(SessionId::default, |at| self.sessions[at].id)
+        });
+        let mut flags = kind;
+        let mut dup = 0;
+        if let Some(session) = sender {
+            flags = kind.and(Flags::OUT);
+            dup = dup_of(&stanza);
+            if let Some(uid) = self.sent_before(dup, session, t) {
+                return self.identified(stanza, uid, t);
+            }
+        }
+        let is_again = stanza.uid & RESENT != 0;
+        let uid = ArchiveId(stanza.uid & !RESENT);
+        if let Some(known) = self.known(uid) {
+            return self.identified(stanza, known, t);
+        }
+        let newest = self
+            .archive
+            .as_ref()
+            .map_or(ArchiveId::default(), |a| a.newest);
+        let id = if uid > newest && !is_again {
+            uid
+        } else {
+            t.policy.clock.next(t.now_ms)
+        };
+        let entry = Entry {
+            id,
+            uid: if uid.0 == 0 { id } else { uid },
+            peer: from.bare(),
+            flags,
+            dup,
+            stanza: &stanza,
+            offline_at_ms,
+        };
+        self.record(entry, t);
+        if let Some(session) = sender {
+            self.note_sent(dup, id, session, t);
+        }
+        // What was archived before has the uid for its id; the store drops the second record.
+        let shown = if is_again { uid } else { id };
+        self.identified(stanza, shown, t)
+    }
+
+    /// The id of a message that the store had when the last process died.
+    fn known(&self, uid: ArchiveId) -> Option<ArchiveId> {
+        let past = &self.archive.as_ref()?.past;
+        past.iter()
+            .find(|r| uid.0 != 0 && r.uid == uid)
+            .map(|r| r.id)
+    }
+
+    /// The message with its place in this archive (XEP-0359).
+    pub(super) fn identified(&self, stanza: Stanza, id: ArchiveId, t: &Turn) -> Stanza {
+        let mut child = Vec::with_capacity(128);
+        child.extend_from_slice(b"<stanza-id");
+        write_attr("xmlns", ns::SID, &mut child);
+        write_attr("by", self.jid.as_str(), &mut child);
+        write_attr("id", &id.text(&self.jid, t.policy.archive_key), &mut child);
+        child.extend_from_slice(b"/>");
+        stanza.with_written(ns::SID, "stanza-id", &child)
+    }
+
+    fn record(&mut self, entry: Entry, t: &mut Turn) {
+        let Entry {
+            id,
+            uid,
+            peer,
+            flags,
+            dup,
+            stanza,
+            offline_at_ms,
+        } = entry;
+        self.archive_mut().newest = id;
+        let is_out = flags.has(Flags::OUT);
+        let inbox = match (
+            self.switches.is_inbox_on && flags.has(Flags::COUNTS),
+            is_out,
+        ) {
+            (false, _) => InboxEffect::None,
+            (true, true) => InboxEffect::Sent,
+            (true, false) => InboxEffect::Received,
+        };
+        let record = ArchiveRecord {
+            id,
+            uid,
+            peer: peer.clone(),
+            flags,
+            mid: stanza.id.as_deref().map_or(0, id_hash),
+            dup,
+            stanza: stanza.to_bytes().into(),
+            inbox,
+            offline_at_ms,
+        };
+        self.archive_write(
+            Write::Archive {
+                owner: self.jid.clone(),
+                record: Box::new(record),
+            },
+            Some(stanza),
+            t,
+        );
+        self.edit(stanza, &peer, is_out, t);
+        if inbox != InboxEffect::None {
+            self.bring_back(&peer, t);
+        }
+    }
+
+    fn archive_write(&self, write: Write, refused: Option<&Stanza>, t: &mut Turn) {
+        t.fx.local.push(Local::Store {
+            write,
+            origin: t.origin,
+            refused: refused.map(|stanza| Box::new(stanza.clone())),
+        });
+    }
+
+    /// Retractions (XEP-0424) and corrections (XEP-0308) change what was said before, by the same
+    /// side of the same conversation.
+    fn edit(&self, stanza: &Stanza, peer: &Jid, is_out: bool, t: &mut Turn) {
+        let (id, edit) = if let Some(id) = attr_of(stanza, ns::RETRACT, "retract", "id") {
+            let own = stanza.id.clone();
+            (
+                id,
+                Edit::Retract {
+                    at_ms: t.now_ms,
+                    id: own,
+                },
+            )
+        } else if let Some(id) = attr_of(stanza, ns::CORRECT, "replace", "id") {
+            (id, Edit::Supersede)
+        } else {
+            return;
+        };
+        let write = Write::ArchiveEdit {
+            owner: self.jid.clone(),
+            peer: peer.clone(),
+            is_out,
+            target: self.reference(&id, t),
+            edit,
+        };
+        self.archive_write(write, None, t);
+    }
+
+    /// Messages name each other by `id`, and some clients by the id in the archive.
+    fn reference(&self, id: &str, t: &Turn) -> Reference {
+        ArchiveId::parse(id, &self.jid, t.policy.archive_key)
+            .map_or_else(|| Reference::Mid(id_hash(id)), Reference::Id)
+    }
+
+    /// A marker that the user sends says how far he has read (XEP-0333; `acknowledged` is of its
+    /// older texts).
+    fn read_by_marker(&self, stanza: &Stanza, peer: &Jid, t: &mut Turn) {
+        if !self.switches.is_inbox_on || !stanza.has_ns(ns::MARKERS) {
+            return;
+        }
+        let names = ["displayed", "acknowledged"];
+        let mut ids = names
+            .iter()
+            .filter_map(|name| attr_of(stanza, ns::MARKERS, name, "id"));
+        let Some(id) = ids.next() else { return };
+        let write = Write::InboxRead {
+            owner: self.jid.clone(),
+            peer: peer.clone(),
+            upto: self.reference(&id, t),
+        };
+        self.archive_write(write, None, t);
+    }
+
+    /// A message brings a conversation back from the box `archive`.
+    fn bring_back(&mut self, peer: &Jid, t: &mut Turn) {
+        let Some(archive) = self.archive.as_mut().filter(|a| !a.filed.is_empty()) else {
+            return;
+        };
+        if let Ok(at) = archive.filed.binary_search(&id_hash(peer.as_str())) {
+            archive.filed.remove(at);
+            let (owner, peer) = (self.jid.clone(), peer.clone());
+            t.fx.local.push(Local::InboxMoved { owner, peer });
+        }
+    }
+
+    /// The client has ended this session's stream in order, so it has read what it was told: it
+    /// sends nothing again. Before [`User::unbind`].
+    pub fn confirmed(&mut self, session: SessionId) {
+        if let Some(archive) = &mut self.archive {
+            archive.sent.retain(|s| s.session != session);
+            if archive.sent.is_empty() {
+                archive.sent = VecDeque::new();
+            }
+        }
+    }
+
+    /// The newest id in the archive.
+    #[must_use]
+    pub fn newest(&self) -> ArchiveId {
+        self.archive
+            .as_ref()
+            .map_or(ArchiveId::default(), |a| a.newest)
+    }
+
+    pub(super) fn prefs(&self, t: &Turn) -> Result<CallAnswer, StanzaError> {
+        if !self.switches.is_archive_on {
+            return Err(StanzaCondition::ServiceUnavailable.into());
+        }
+        let set = self.archive.as_ref().and_then(|a| a.prefs.clone());
+        Ok(CallAnswer::ArchivePrefs(set.unwrap_or(ArchivePrefs {
+            default: t.policy.archive_default,
+            always: Vec::new(),
+            never: Vec::new(),
+        })))
+    }
+
+    pub(super) fn set_prefs(
+        &mut self,
+        mut prefs: ArchivePrefs,
+        t: &mut Turn,
+    ) -> Result<CallAnswer, StanzaError> {
+        if !self.switches.is_archive_on {
+            return Err(StanzaCondition::ServiceUnavailable.into());
+        }
+        for list in [&mut prefs.always, &mut prefs.never] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        if prefs.always.len() + prefs.never.len() > ARCHIVE_PREFS_MAX {
+            let error = StanzaError::from(StanzaCondition::ResourceConstraint);
+            return Err(error.with_text("too many addresses in the preferences"));
+        }
+        self.archive_mut().prefs = Some(prefs.clone());
+        t.fx.store(Write::ArchivePrefs {
+            owner: self.jid.clone(),
+            prefs: prefs.clone(),
+        });
+        Ok(CallAnswer::ArchivePrefs(prefs))
+    }
+
+    pub(super) fn set_inbox(
+        &mut self,
+        peer: Jid,
+        change: InboxChange,
+        t: &mut Turn,
+    ) -> Result<CallAnswer, StanzaError> {
+        if !self.switches.is_inbox_on {
+            return Err(StanzaCondition::ServiceUnavailable.into());
+        }
+        let peer = peer.bare();
+        if let Some(in_box) = &change.in_box {
+            let hash = id_hash(peer.as_str());
+            let is_filed = &**in_box == BOX_ARCHIVE;
+            let filed = &mut self.archive_mut().filed;
+            match (filed.binary_search(&hash), is_filed) {
+                (Err(at), true) => filed.insert(at, hash),
+                (Ok(at), false) => {
+                    filed.remove(at);
+                }
+                (Ok(_), true) | (Err(_), false) => {}
+            }
+        }
+        t.fx.store(Write::InboxSet {
+            owner: self.jid.clone(),
+            peer,
+            change,
+        });
+        Ok(CallAnswer::Done)
+    }
+}
