@@ -1,49 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's figures as a table and as plots: medians, and what lay around them."""
+"""A run's figures as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
 from bench.scenarios import Scenario
-
-
-class Latency(TypedDict):
-    """Milliseconds, of the generator's histogram."""
-
-    count: int
-    p50: float
-    p99: float
-    p99_9: float
-    max: float
-
-
-class Memory(TypedDict):
-    """KiB."""
-
-    rss_before: int
-    rss_after: int
-    rss_each: float
-    pss_each: float
-    private_each: float
-
-
-class Result(TypedDict, total=False):
-    """What the generator prints (benchmarks/load), as far as it is used here."""
-
-    count: int
-    rate_per_s: float
-    server_ms_per_1000: float
-    generator_us_each: float
-    other_cpu_s: float
-    errors: int
-    lost: int
-    latency_ms: Latency
-    memory_kib: Memory
+from bench.server import Server
+from bench.spread import Spread, short
+from bench.targets import ROWS, Result, Row
 
 
 class Run(TypedDict):
@@ -55,32 +21,22 @@ class Run(TypedDict):
     result: Result
 
 
-Panel = tuple[str, Callable[[Sequence[Result]], list[float]]]
-"""What an axis says, and the values of the repetitions."""
+class Judged(TypedDict):
+    """A row as it stands in the results file; figures by server."""
+
+    scenario: str
+    title: str
+    unit: str
+    medians: dict[str, float]
+    rival: float | None
+    figure: float | None
+    ratio: float | None
+    must: str
+    aim: str
+    verdict: str
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A median and its extremes."""
-
-    middle: float
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread | None:
-        """None without values."""
-        return cls(median(values), min(values), max(values)) if values else None
-
-    def __str__(self) -> str:
-        return f"{_short(self.middle)} ({_short(self.least)}..{_short(self.most)})"
-
-
-def _short(value: float) -> str:
-    """Three significant digits, thousands separated."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+Kinds = Sequence[type[Server]]
 
 
 def results(runs: Sequence[Run], scenario: Scenario, server: str) -> list[Result]:
@@ -92,118 +48,91 @@ def results(runs: Sequence[Run], scenario: Scenario, server: str) -> list[Result
     ]
 
 
-def cost(found: Sequence[Result], scenario: Scenario) -> list[float]:
-    """CPU ms per 1,000, or KiB a connection."""
-    if scenario.unit == "connection":
-        return [result["memory_kib"]["rss_each"] for result in found]
-    return [result["server_ms_per_1000"] for result in found if result["count"]]
+def spreads(runs: Sequence[Run], row: Row, names: Sequence[str]) -> dict[str, Spread | None]:
+    """By server."""
+    return {name: row.spread(results(runs, row.scenario, name)) for name in names}
 
 
-def unit(scenario: Scenario) -> str:
-    """What `cost` counts."""
-    if scenario.unit == "connection":
-        return "KiB of RSS per connection"
-    return f"server CPU ms per 1,000 {_plural(scenario.unit)}"
+def judged(runs: Sequence[Run], row: Row, kinds: Kinds) -> Judged | None:
+    """A row with its verdict; None if nobody was measured."""
+    names = [*(kind.name for kind in kinds), *(row.pair or ())]
+    found = {name: s for name, s in spreads(runs, row, names).items() if s is not None}
+    if not found:
+        return None
+    tuned = [kind.name for kind in kinds if kind.is_rival and not kind.is_default]
+    rival = min((found[name].middle for name in tuned if name in found), default=None)
+    figure = row.ours(found)
+    ratio = row.target.ratio(figure, rival)
+    must, aim = row.target.words()
+    return {
+        "scenario": row.scenario.name,
+        "title": row.title,
+        "unit": row.unit,
+        "medians": {name: spread.middle for name, spread in found.items()},
+        "rival": rival,
+        "figure": figure,
+        "ratio": None if ratio is None else round(ratio, 2),
+        "must": must,
+        "aim": aim,
+        "verdict": row.target.verdict(figure, rival),
+    }
 
 
-def _plural(word: str) -> str:
-    return "deliveries" if word == "delivery" else f"{word}s"
-
-
-def table(
-    runs: Sequence[Run], scenarios: Sequence[Scenario], servers: Sequence[tuple[str, str]]
-) -> str:
-    """Markdown: one row a scenario, one column a server, and the ratio to the better rival."""
-    head = ["scenario", "unit", *(label for _, label in servers), "better rival / Antiphon"]
-    lines = [_row(head), _row(["---"] * len(head))]
-    for scenario in scenarios:
-        spreads = {
-            name: Spread.of(cost(results(runs, scenario, name), scenario)) for name, _ in servers
-        }
-        if not any(spreads.values()):
+def table(runs: Sequence[Run], kinds: Kinds) -> str:
+    """Markdown: a row for each figure, a column for each server, the ratio and the verdict."""
+    head = ["", "unit", *(kind.label for kind in kinds), "better rival / ours", "must", "aim", ""]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for row in ROWS:
+        line = judged(runs, row, kinds)
+        if line is None:
             continue
-        cells = [str(spread) if spread else "-" for spread in spreads.values()]
-        what = unit(scenario)
-        lines.append(_row([scenario.title, what, *cells, _ratio(spreads)]))
-        for name, rows in _secondary(runs, scenario, servers).items():
-            lines.append(_row([f"… {name}", "", *rows, ""]))
+        ratio = "-" if line["ratio"] is None else f"{line['ratio']:.1f}x"
+        if row.pair is not None:
+            cells = [_pair(runs, row, line), *["-"] * (len(kinds) - 1)]
+        else:
+            found = spreads(runs, row, [kind.name for kind in kinds])
+            cells = [str(spread) if spread else "-" for spread in found.values()]
+        verdict = f"**{line['verdict']}**" if line["verdict"] == "missed" else line["verdict"]
+        lines.append(
+            _line([row.title, row.unit, *cells, ratio, line["must"], line["aim"], verdict])
+        )
     return "\n".join(lines) + "\n"
 
 
-def _row(cells: Sequence[str]) -> str:
+def _pair(runs: Sequence[Run], row: Row, line: Judged) -> str:
+    over, under = spreads(runs, row, row.pair or ()).values()
+    factor = "-" if line["figure"] is None else f"{line['figure']:.2f}"
+    return f"{factor}: {over or '-'} with two, {under or '-'} with one"
+
+
+def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _ratio(spreads: dict[str, Spread | None]) -> str:
-    ours = spreads.get("antiphon")
-    rivals = [s.middle for name, s in spreads.items() if name != "antiphon" and s is not None]
-    return f"{min(rivals) / ours.middle:.1f}x" if ours and rivals and ours.middle > 0 else "-"
+_Asides = Mapping[str, Callable[[Result], float | None]]
+
+ASIDES: _Asides = {
+    "by the wall, per s": lambda result: result.get("rate_per_s"),
+    "generator's own CPU, µs each": lambda result: result.get("generator_us_each"),
+    "others' CPU, s": lambda result: result.get("other_cpu_s"),
+}
 
 
-def _secondary(
-    runs: Sequence[Run], scenario: Scenario, servers: Sequence[tuple[str, str]]
-) -> dict[str, list[str]]:
-    """The wall rate of a closed loop, or the latencies of an open one."""
-    rows: dict[str, list[str]] = {}
-    for name, _ in servers:
-        found = results(runs, scenario, name)
-        if scenario.unit == "connection":
+def asides(runs: Sequence[Run], scenarios: Sequence[Scenario], labels: Mapping[str, str]) -> str:
+    """Markdown: what lay around the figures. One line for each scenario and server."""
+    head = ["scenario", "server", *ASIDES, "lost"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for scenario in scenarios:
+        if scenario.kind == "memory":
             continue
-        if scenario.has_latency:
-            for key, title in (("p50", "p50 ms"), ("p99", "p99 ms"), ("p99_9", "p99.9 ms")):
-                values = [float(r["latency_ms"][key]) for r in found if "latency_ms" in r]  # type: ignore[literal-required]
-                rows.setdefault(title, []).append(str(Spread.of(values) or "-"))
-        else:
-            values = [r["rate_per_s"] for r in found]
-            rows.setdefault("per second of wall time", []).append(str(Spread.of(values) or "-"))
-    return rows
-
-
-def plot(
-    runs: Sequence[Run],
-    scenario: Scenario,
-    servers: Sequence[tuple[str, str]],
-    path: Path,
-) -> bool:
-    """One PNG: every repetition a dot, medians as bars. False where matplotlib is missing."""
-    try:
-        import matplotlib as mpl  # noqa: PLC0415  optional: the figures do not need it
-        from matplotlib import pyplot as plt  # noqa: PLC0415
-    except ImportError:
-        return False
-    mpl.use("Agg")
-    panels: list[Panel] = [(unit(scenario), lambda r: cost(r, scenario))]
-    if scenario.has_latency:
-        panels.append(("p50 latency, ms", lambda r: [x["latency_ms"]["p50"] for x in r]))
-        panels.append(("p99 latency, ms", lambda r: [x["latency_ms"]["p99"] for x in r]))
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(1.5 + 3.9 * len(panels), 3.6), squeeze=False
-    )
-    shown = [(name, label) for name, label in servers if results(runs, scenario, name)]
-    for axis, (title, values_of) in zip(axes[0], panels, strict=True):
-        for place, (name, _label) in enumerate(shown):
-            values = values_of(results(runs, scenario, name))
-            if not values:
+        for name, label in labels.items():
+            found = results(runs, scenario, name)
+            if not found:
                 continue
-            colour = "#2a6f97" if name == "antiphon" else "#9a9a9a"
-            axis.bar(place, median(values), width=0.6, color=colour)
-            axis.plot([place] * len(values), values, "o", color="black", markersize=3)
-            axis.annotate(
-                _short(median(values)),
-                (place, max(values)),
-                textcoords="offset points",
-                xytext=(0, 5),
-                ha="center",
-                fontsize=9,
-            )
-        axis.set_xticks(range(len(shown)), [label.replace(", ", "\n") for _, label in shown])
-        axis.set_ylabel(title, fontsize=9)
-        axis.margins(y=0.15)
-        axis.set_ylim(bottom=0)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=9)
-    figure.suptitle(f"{scenario.title} (less is better)", fontsize=11)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return True
+            cells = []
+            for value_of in ASIDES.values():
+                values = [value for one in found if (value := value_of(one)) is not None]
+                cells.append(str(Spread.of(values) or "-"))
+            lost = sum(one.get("lost", 0) + one.get("errors", 0) for one in found)
+            lines.append(_line([scenario.title, label, *cells, short(lost)]))
+    return "\n".join(lines) + "\n"

@@ -3,74 +3,114 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-USERS = 200
+from bench.accounts import Accounts
+
+LONELY = 200
+BEFRIENDED = 100
+
 Unit = Literal["message", "login", "resumption", "delivery", "connection"]
+Kind = Literal["cpu", "memory", "workers", "crossings"]
+"""cpu: all servers in turn, each for itself on one processor. memory: a new process for each
+repetition. workers: our own node with one and with two threads, everybody on both processors.
+crossings: our own node's counter."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One row of the report."""
+    """One load."""
 
     name: str
     title: str
     arguments: tuple[str, ...]
     unit: Unit = "message"
+    kind: Kind = "cpu"
     tls: bool = False
     """By direct TLS 1.3, a full handshake each; otherwise plain."""
     has_latency: bool = False
     """Open loop: latencies count as much as CPU."""
-    users: int | None = None
-    """Every repetition gets a new process with so many accounts; otherwise all share one."""
-    is_core: bool = True
-    """Part of a run that names no scenarios."""
+    with_defaults: bool = False
+    """A full run measures the rivals untuned as well."""
+    stretch: float = 1.0
+    """The measured window, in those of the run: rare things need longer ones."""
+    is_befriended: bool = False
+    """Memory only: every account has a roster."""
 
+    def accounts(self, connections: int) -> Accounts:
+        """What its own server gets (memory)."""
+        return Accounts(0, connections) if self.is_befriended else Accounts(connections)
+
+
+_MSG = Scenario("msg-plain", "1-1 messages, plain, saturated", ("msg",), with_defaults=True)
+_LOGIN = Scenario("login-plain", "login SCRAM-SHA-256, plain", ("login", "--window", "8"), "login")
+_IDLE = Scenario("idle-plain", "idle, plain", ("idle",), "connection", "memory")
+_WORKERS = Scenario("workers-saturated", "two workers and one, saturated", ("msg",), kind="workers")
 
 SCENARIOS = (
-    Scenario("msg-plain", "1-1 messages, plain, saturated", ("msg",)),
-    Scenario("msg-tls", "1-1 messages, TLS 1.3, saturated", ("msg",), tls=True),
-    Scenario(
-        "msg-plain-1000",
-        "1-1 messages, plain, 1,000/s offered",
-        ("msg", "--rate", "1000"),
-        has_latency=True,
+    _MSG,
+    replace(_MSG, name="msg-tls", title="1-1 messages, TLS 1.3, saturated", tls=True),
+    replace(
+        _MSG,
+        name="msg-sm",
+        title="1-1 messages, plain, an ack request each 5",
+        arguments=("msg", "--sm", "5"),
     ),
-    Scenario("login-plain", "login SCRAM-SHA-256, plain", ("login", "--window", "8"), "login"),
+    replace(
+        _MSG,
+        name="msg-carbons",
+        title="1-1 messages, plain, carbons, 2 resources each",
+        arguments=("msg", "--carbons", "1"),
+    ),
+    replace(
+        _MSG,
+        name="msg-plain-1000",
+        title="1-1 messages, plain, 1,000/s offered",
+        arguments=("msg", "--rate", "1000"),
+        has_latency=True,
+        stretch=2.0,
+    ),
+    _LOGIN,
+    replace(_LOGIN, name="login-tls", title="login SCRAM-SHA-256, TLS 1.3 handshake", tls=True),
+    replace(
+        _LOGIN,
+        name="login-password",
+        title="PLAIN login again, no TLS",
+        # Few: the first login of each costs the server a slow hash, and is not measured.
+        arguments=("login", "--window", "8", "--mechanism", "PLAIN", "--users", "40"),
+    ),
+    Scenario("resume", "SM resumption after a cut", ("resume", "--window", "8"), "resumption"),
     Scenario(
-        "login-tls",
-        "login SCRAM-SHA-256, TLS 1.3 handshake",
-        ("login", "--window", "8"),
-        "login",
+        "presence",
+        "presence to 50 contacts",
+        ("presence", "--window", "8", "--first", str(LONELY), "--users", str(BEFRIENDED)),
+        "delivery",
+    ),
+    _IDLE,
+    replace(_IDLE, name="idle-tls", title="idle, TLS 1.3", tls=True),
+    replace(
+        _IDLE,
+        name="idle-tls-sm",
+        title="idle, TLS 1.3, SM",
+        arguments=("idle", "--sm", "5"),
         tls=True,
     ),
-    Scenario(
-        "msg-sm",
-        "1-1 messages, plain, an ack request each 5",
-        ("msg", "--sm", "5"),
-        is_core=False,
+    replace(
+        _IDLE,
+        name="idle-roster",
+        title="idle, TLS 1.3, SM, roster of 50",
+        arguments=("idle", "--sm", "5", "--roster", "1"),
+        tls=True,
+        is_befriended=True,
     ),
-    Scenario(
-        "msg-carbons",
-        "1-1 messages, plain, 2 resources with carbons",
-        ("msg", "--carbons", "1"),
-        is_core=False,
+    _WORKERS,
+    replace(
+        _WORKERS,
+        name="workers-rate",
+        title="two workers and one, 20,000/s offered",
+        arguments=("msg", "--rate", "20000"),
     ),
-    Scenario(
-        "login-password",
-        "login PLAIN, no TLS",
-        ("login", "--window", "8", "--mechanism", "PLAIN"),
-        "login",
-        is_core=False,
-    ),
-    Scenario("resume", "resumption after a cut", ("resume", "--window", "8"), "resumption",
-             is_core=False),
-    Scenario("presence", "presence to 50 contacts", ("presence", "--window", "8"), "delivery",
-             is_core=False),
-    Scenario("idle-plain", "idle, plain", ("idle", "--connections", "2000"), "connection",
-             users=2000, is_core=False),
-    Scenario("idle-tls", "idle, TLS 1.3", ("idle", "--connections", "2000"), "connection",
-             users=2000, tls=True, is_core=False),
-)  # fmt: skip
+    Scenario("crossings", "crossings into Python", ("msg",), kind="crossings"),
+)
 """In the order of the tables; the names are those of the files."""

@@ -12,10 +12,10 @@ use std::num::NonZeroU32;
 /// More rounds than this are refused: a server must not keep the generator busy for seconds.
 const MAX_ITERATIONS: u32 = 1_000_000;
 
-/// Keys derived from a password; a client that logs in again does not derive them again.
+/// Keys derived from the password of all accounts; none is derived twice.
 #[derive(Default)]
 pub struct KeyCache {
-    known: HashMap<(usize, Vec<u8>, u32), Keys>,
+    known: HashMap<(Vec<u8>, u32), Keys>,
 }
 
 #[derive(Clone)]
@@ -55,15 +55,14 @@ impl KeyCache {
     fn keys(
         &mut self,
         mechanism: Mechanism,
-        user: usize,
         password: &str,
         (salt, iterations): (Vec<u8>, u32),
     ) -> Result<Keys, Failure> {
         let count = NonZeroU32::new(iterations)
             .filter(|n| n.get() <= MAX_ITERATIONS)
             .ok_or_else(|| Failure::Login(format!("SCRAM with {iterations} rounds")))?;
-        let known = self.known.entry((user, salt, iterations));
-        let keys = known.or_insert_with_key(|(_, salt, _)| {
+        let known = self.known.entry((salt, iterations));
+        let keys = known.or_insert_with_key(|(salt, _)| {
             let (algorithm, size) = match mechanism {
                 Mechanism::ScramSha1 => (pbkdf2::PBKDF2_HMAC_SHA1, 20),
                 _ => (pbkdf2::PBKDF2_HMAC_SHA256, 32),
@@ -116,7 +115,6 @@ impl Exchange {
     pub fn respond(
         &mut self,
         challenge: &[u8],
-        user: usize,
         password: &str,
         cache: &mut KeyCache,
     ) -> Result<String, Failure> {
@@ -131,7 +129,7 @@ impl Exchange {
             .and_then(|s| STANDARD.decode(s).ok())
             .ok_or_else(bad)?;
         let iterations = value("i=").and_then(|i| i.parse().ok()).ok_or_else(bad)?;
-        let keys = cache.keys(self.mechanism, user, password, (salt, iterations))?;
+        let keys = cache.keys(self.mechanism, password, (salt, iterations))?;
         let without_proof = format!("c=biws,r={nonce}");
         let signed = format!("{},{first},{without_proof}", self.first_bare);
         let stored = hash_with(self.mechanism, &keys.client);
@@ -172,7 +170,7 @@ mod tests {
         );
         let mut cache = KeyCache::default();
         let response = exchange
-            .respond(challenge.as_bytes(), 0, "pencil", &mut cache)
+            .respond(challenge.as_bytes(), "pencil", &mut cache)
             .unwrap();
         assert_eq!(
             String::from_utf8(STANDARD.decode(response).unwrap()).unwrap(),
@@ -196,7 +194,7 @@ mod tests {
             let (mut exchange, _) =
                 Exchange::with_nonce(Mechanism::ScramSha256, "user", "n".to_owned());
             let content = STANDARD.encode(challenge);
-            let answer = exchange.respond(content.as_bytes(), 0, "pencil", &mut cache);
+            let answer = exchange.respond(content.as_bytes(), "pencil", &mut cache);
             assert!(answer.is_err(), "{challenge}");
         }
     }

@@ -139,7 +139,7 @@ impl Session {
             (Step::WantSasl, b"features") => self.authenticate(stanza, options, out)?,
             (Step::Sasl(Some(exchange)), b"challenge") => {
                 let content = frame::text(stanza).unwrap_or_default();
-                let answer = exchange.respond(content, self.user, &options.password, cache)?;
+                let answer = exchange.respond(content, &options.password, cache)?;
                 element(out, "response", "", &answer);
             }
             (Step::Sasl(exchange), b"success") => {

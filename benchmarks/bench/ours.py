@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Antiphon under load, with one worker or with two."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+from bench.accounts import DOMAIN, ITERATIONS, PASSWORD, Accounts
+from bench.server import Server, ServerError, output_of
+
+
+class Antiphon(Server):
+    """Ours, with one worker thread: figures are for one core."""
+
+    name = "antiphon"
+    label = "Antiphon"
+    tuning = "worker_threads = 1"
+    is_rival = False
+    workers: ClassVar[int] = 1
+
+    @classmethod
+    def version(cls) -> str:
+        return output_of(sys.executable, "-m", "antiphon", "--version").split()[-1]
+
+    def prepare(self, accounts: Accounts) -> None:
+        place = self.place
+        (place.folder / "antiphon.toml").write_text(
+            f"""domains = ["{DOMAIN}"]
+data_dir = "data"
+[node]
+name = "bench"
+worker_threads = {self.workers}
+[tls]
+certificate = "{place.certificate}"
+key = "{place.key}"
+[[listener]]
+kind = "c2s"
+address = "{self.plain}"
+tls = "none"
+[[listener]]
+kind = "c2s"
+address = "{self.direct}"
+tls = "direct"
+[[listener]]
+kind = "http"
+address = "{self.administration}"
+tls = "none"
+[auth]
+mechanisms = ["SCRAM-SHA-256", "PLAIN"]
+scram_iterations = {ITERATIONS}
+allow_plaintext = true
+[log]
+level = "warning"
+[limits]
+connections_per_address = 0
+auth_failures_per_minute = 0
+sessions_per_user = 0
+stanzas_per_second = 0
+bytes_per_second = 0
+"""
+        )
+        lines = "".join(f"{n}@{DOMAIN},{PASSWORD}\n" for n in accounts.names)
+        done = subprocess.run(
+            [sys.executable, "-m", "antiphon", "account", "import", "-"],
+            cwd=place.folder,
+            input=lines,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ServerError(done.stderr.strip() or "accounts are not imported")
+        try:
+            _fill_rosters(place.folder / "data" / "antiphon.db", accounts)
+        except sqlite3.Error as err:
+            raise ServerError(f"rosters are not written: {err}") from err
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "antiphon", "serve"]
+
+
+class AntiphonOne(Antiphon):
+    """One worker, beside the same with two."""
+
+    name = "antiphon-one"
+    label = "Antiphon, one worker"
+
+
+class AntiphonTwo(Antiphon):
+    """Two workers."""
+
+    name = "antiphon-two"
+    label = "Antiphon, two workers"
+    tuning = "worker_threads = 2"
+    workers = 2
+
+
+# `to` and `from`: rust/store/src/sqlite/apply.rs, state_bits.
+_BOTH = 3
+
+
+def _fill_rosters(database: Path, accounts: Accounts) -> None:
+    """Subscriptions by the schema of rust/store: over the wire they would take longer than the run.
+
+    Raises sqlite3.Error if the schema is another one.
+    """
+    db = sqlite3.connect(database)
+    with db:
+        owners = dict(db.execute("SELECT localpart, id FROM owner WHERE domain = ?", (DOMAIN,)))
+        db.executemany(
+            "INSERT INTO roster (owner, jid, name, group_names, state) VALUES (?, ?, '', '[]', ?)",
+            [
+                (owners[name], f"{contact}@{DOMAIN}", _BOTH)
+                for name in accounts.names
+                for contact in accounts.contacts(name)
+            ],
+        )
+        db.execute(
+            "UPDATE owner SET roster_version = 1 WHERE id IN (SELECT DISTINCT owner FROM roster)"
+        )
+    db.close()
