@@ -20,7 +20,7 @@ from support import ns
 from support.antiphon import Antiphon
 from support.client import Client, SaslFailed
 from support.component import Component
-from support.hostile import metrics, until
+from support.hostile import header, metrics, until
 from support.play import Clients
 from support.sasl import Scram, plain
 from support.server import Server
@@ -190,11 +190,7 @@ async def test_more_connections_than_an_address_may_have_are_refused(
     reader, writer = await asyncio.open_connection(
         server.address, server.ports.c2s, local_addr=("127.0.0.9", 0)
     )
-    header = (
-        f"<stream:stream xmlns='{ns.CLIENT}' xmlns:stream='{ns.STREAM}' to='{server.domain}' "
-        "version='1.0'>"
-    )
-    writer.write(header.encode())
+    writer.write(header(server.domain).encode())
     assert b"features" in await asyncio.wait_for(reader.readuntil(b"</stream:features>"), 5)
     writer.close()
     for client in kept:
@@ -214,6 +210,28 @@ async def test_more_connections_than_an_address_may_have_are_refused(
             return
         await asyncio.sleep(0.05)
     pytest.fail("closed connections made no room")
+
+
+@pytest.mark.settings(limits={"connections_per_address": 40})
+async def test_who_comes_and_goes_too_often_must_wait_and_nobody_else(
+    server: Server, bystanders: tuple[Client, Client]
+) -> None:
+    # ten times as many a minute as may be open, 600 at least
+    async def connected(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        port = server.ports.c2s
+        return await asyncio.open_connection(server.address, port, local_addr=(address, 0))
+
+    for _ in range(610):
+        _, writer = await connected("127.0.0.7")
+        writer.close()
+    reader, writer = await connected("127.0.0.7")
+    assert b"policy-violation" in await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    reader, writer = await connected("127.0.0.9")
+    writer.write(header(server.domain).encode())
+    assert b"features" in await asyncio.wait_for(reader.readuntil(b"</stream:features>"), 5)
+    writer.close()
+    await chat(*bystanders)
 
 
 # -- times ---------------------------------------------------------------------------

@@ -267,8 +267,8 @@ class Limits(Section, frozen=True, kw_only=True):
         int,
         Meta(
             ge=0,
-            description="Open connections from one IP address, a /64 of IPv6 being one; "
-            "more are closed.",
+            description="Open connections from one IP address, a /64 of IPv6 being one, and ten "
+            "times as many new ones a minute, 600 at least; more are closed.",
         ),
     ] = 200
     connections_before_login: Annotated[

@@ -2,9 +2,9 @@
 //!
 //! One future per connection and nothing beside it: no timer, no channel, no buffer while idle.
 
+use crate::addresses::AddressGuard;
 use crate::admission::Turn;
 use crate::gateway::{Count, Gateway};
-use crate::listener::AddressGuard;
 use crate::timers::{AlarmHandle, Alarms};
 use crate::tls::{Protocol, TlsHosts};
 use crate::transport::{ReadOutcome, Transport};

@@ -1,10 +1,11 @@
 //! HTTP: WebSocket streams (RFC 7395) are served here, any other request goes to the ASGI
 //! application as one bounded event.
 
+use crate::addresses::AddressGuard;
 use crate::admission::Turn;
 use crate::conn::Conn;
 use crate::gateway::{Count, HttpRequest, HttpResponse};
-use crate::listener::{AddressGuard, ListenerConfig, Net, TlsMode};
+use crate::listener::{ListenerConfig, Net, TlsMode};
 use crate::tls::Protocol;
 use crate::transport::Transport;
 use crate::ws;

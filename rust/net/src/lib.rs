@@ -1,5 +1,6 @@
 //! Sockets, TLS and HTTP: drives the stream machines of `antiphon-xmpp` for the node.
 
+pub mod addresses;
 pub mod admission;
 pub mod client;
 pub mod component;

@@ -1,5 +1,6 @@
 //! Accepting connections, within the limits.
 
+use crate::addresses::{AddressGuard, Addresses};
 use crate::admission::{Admission, LoginLimits, Turn, network};
 use crate::client::{Client, ClientLimits};
 use crate::component::Component;
@@ -13,8 +14,7 @@ use antiphon_xmpp::stream::c2s::{self, Channel};
 use antiphon_xmpp::stream::component::Config as ComponentConfig;
 use antiphon_xmpp::stream::framing::{Framing, Outgoing};
 use antiphon_xmpp::stream::{StreamCondition, StreamError};
-use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
+use parking_lot::RwLock;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -31,7 +31,7 @@ const REFUSAL: Duration = Duration::from_secs(1);
 
 const TOO_MANY_OF_ADDRESS: (StreamCondition, &str) = (
     StreamCondition::PolicyViolation,
-    "too many connections from this address",
+    "too many connections from this address, try again later",
 );
 /// RFC 6120 §4.9.3.17
 const TOO_MANY_LOGINS: (StreamCondition, &str) = (
@@ -112,7 +112,7 @@ pub struct Net {
     limits: RwLock<NetLimits>,
     /// Whose turn it is to log in.
     admission: Arc<Admission>,
-    addresses: Mutex<HashMap<IpAddr, u32>>,
+    addresses: Arc<Addresses>,
     /// Refused connections whose peers may still read why.
     refusals: Arc<Semaphore>,
     stopping: watch::Sender<bool>,
@@ -121,25 +121,6 @@ pub struct Net {
 impl std::fmt::Debug for Net {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Net")
-    }
-}
-
-/// Counts a connection of an address while it lives.
-#[derive(Debug)]
-pub struct AddressGuard {
-    net: Arc<Net>,
-    ip: IpAddr,
-}
-
-impl Drop for AddressGuard {
-    fn drop(&mut self) {
-        let mut addresses = self.net.addresses.lock();
-        if let Some(count) = addresses.get_mut(&self.ip) {
-            *count -= 1;
-            if *count == 0 {
-                addresses.remove(&self.ip);
-            }
-        }
     }
 }
 
@@ -161,7 +142,7 @@ impl Net {
             components: RwLock::new(Arc::new(components)),
             admission: Arc::new(Admission::new(limits.logins)),
             limits: RwLock::new(limits),
-            addresses: Mutex::default(),
+            addresses: Arc::default(),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
             stopping: watch::Sender::new(false),
         }
@@ -190,21 +171,11 @@ impl Net {
         &self.admission
     }
 
-    /// Lets the address in, unless it has too many connections already.
-    pub fn admit(self: &Arc<Self>, ip: IpAddr) -> Option<Arc<AddressGuard>> {
-        let ip = network(ip);
+    /// Lets the address in, unless it has or makes too many connections.
+    fn admit(&self, ip: IpAddr) -> Option<Arc<AddressGuard>> {
         let limit = self.limits.read().connections_per_address;
-        let mut addresses = self.addresses.lock();
-        let count = addresses.entry(ip).or_insert(0);
-        if limit > 0 && *count >= limit {
-            return None;
-        }
-        *count += 1;
-        drop(addresses);
-        Some(Arc::new(AddressGuard {
-            net: Arc::clone(self),
-            ip,
-        }))
+        let guard = self.addresses.admit(ip, limit, self.gateway.now_ms())?;
+        Some(Arc::new(guard))
     }
 
     /// What a connection shares with the rest.
