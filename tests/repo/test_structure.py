@@ -15,6 +15,7 @@ from tests.repo.files import ROOT
 CRATES: dict[str, set[str]] = {
     "antiphon-xmpp": set(),
     "antiphon-routing": {"antiphon-xmpp"},
+    "antiphon-text": set(),
     "antiphon-store": {"antiphon-xmpp", "antiphon-routing"},
     "antiphon-cluster": {"antiphon-xmpp", "antiphon-routing"},
     "antiphon-net": {"antiphon-xmpp", "antiphon-routing"},
@@ -92,7 +93,7 @@ def test_every_crate_has_its_place(metadata: Metadata) -> None:
     assert {name for name in ours if name.startswith("antiphon-")} == set(CRATES)
 
 
-@pytest.mark.parametrize("crate", ["antiphon-xmpp", "antiphon-routing"])
+@pytest.mark.parametrize("crate", ["antiphon-xmpp", "antiphon-routing", "antiphon-text"])
 def test_a_pure_crate_reaches_no_runtime_and_no_interpreter(metadata: Metadata, crate: str) -> None:
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
     names = {one["id"]: one["name"] for one in metadata["packages"]}
