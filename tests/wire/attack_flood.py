@@ -255,6 +255,49 @@ async def test_requests_that_nobody_answers_are_not_remembered(
     assert await settled_kb(server, before + HEADROOM_KB) < before + HEADROOM_KB
 
 
+async def test_a_flood_of_requests_for_python_delays_no_message_and_is_answered(
+    clients: Clients, server: Server
+) -> None:
+    # service discovery is answered by Python, messages are not; a full queue refuses requests
+    flooders = [await clients.online(kind="direct") for _ in range(5)]
+    before = resident_kb(server)
+    async with Bystanders(clients):
+        for one in flooders:
+            for i in range(1_000):
+                payload = E("query", ns.DISCO_INFO)
+                one.send(iq("get", payload, to=one.host, id=f"q{i}"))
+        for one in flooders:
+            await one.sync()
+    for one in flooders:
+        answers = {e.id: e for e in one.drain() if e.name == "iq" and (e.id or "").startswith("q")}
+        assert len(answers) == 1_000, "each request has its answer"
+        refused = {e.condition for e in answers.values() if e.type == "error"}
+        assert refused <= {"resource-constraint"}
+    assert await settled_kb(server, before + HEADROOM_KB) < before + HEADROOM_KB
+
+
+async def test_presence_that_changes_all_the_time_harms_no_contact(
+    clients: Clients, server: Server
+) -> None:
+    # RFC 6121 §4.4.2: one stanza becomes as many as there are contacts
+    flooder = await clients.online()
+    contacts = [await clients.online(kind="direct") for _ in range(10)]
+    for contact in contacts:
+        await clients.friends(flooder, contact)
+    before = resident_kb(server)
+    async with Bystanders(clients):
+        for i in range(500):
+            flooder.send(presence(E("status", None, f"s{i}")))
+        await flooder.sync()
+        for contact in contacts:
+            await fence(flooder, contact)
+    for contact in contacts:
+        seen = [e for e in contact.drain() if e.name == "presence" and e.frm == flooder.jid]
+        texts = [e.child("status", ns.CLIENT) for e in seen]
+        assert [t.text for t in texts if t is not None][-1] == "s499", "in order, the last one last"
+    assert await settled_kb(server, before + HEADROOM_KB) < before + HEADROOM_KB
+
+
 # -- readers that are slow or gone -------------------------------------------------------------------
 
 
