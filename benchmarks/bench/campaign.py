@@ -24,7 +24,7 @@ DEFAULT: tuple[type[Server], ...] = (ProsodyDefault, EjabberdDefault)
 WORKERS: tuple[type[Server], ...] = (AntiphonOne, AntiphonTwo)
 
 # Servers at once where only memory is looked at.
-AT_ONCE = 6
+AT_ONCE = 12
 
 
 def say(text: str) -> None:

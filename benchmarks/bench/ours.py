@@ -63,11 +63,10 @@ stanzas_per_second = 0
 bytes_per_second = 0
 """
         )
-        lines = "".join(f"{n}@{DOMAIN},{PASSWORD}\n" for n in accounts.names)
         done = subprocess.run(
             [sys.executable, "-m", "antiphon", "account", "import", "-"],
             cwd=place.folder,
-            input=lines,
+            input=f"{accounts.names[0]}@{DOMAIN},{PASSWORD}\n",
             capture_output=True,
             text=True,
             check=False,
@@ -75,9 +74,9 @@ bytes_per_second = 0
         if done.returncode != 0:
             raise ServerError(done.stderr.strip() or "accounts are not imported")
         try:
-            _fill_rosters(place.folder / "data" / "antiphon.db", accounts)
+            _fill(place.folder / "data" / "antiphon.db", accounts)
         except sqlite3.Error as err:
-            raise ServerError(f"rosters are not written: {err}") from err
+            raise ServerError(f"accounts are not written: {err}") from err
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "antiphon", "serve"]
@@ -103,14 +102,26 @@ class AntiphonTwo(Antiphon):
 _BOTH = 3
 
 
-def _fill_rosters(database: Path, accounts: Accounts) -> None:
-    """Subscriptions by the schema of rust/store: over the wire they would take longer than the run.
+def _fill(database: Path, accounts: Accounts) -> None:
+    """All accounts like the first, and rosters, by the schema of rust/store.
 
-    Raises sqlite3.Error if the schema is another one.
+    To derive thousands of keys and to subscribe over the wire would take longer than the run; one
+    salt for all is what the rivals get too. Raises sqlite3.Error if the schema is another one.
     """
+    first, *others = accounts.names
     db = sqlite3.connect(database)
     with db:
+        db.executemany(
+            "INSERT INTO owner (domain, localpart, created_ms) VALUES (?, ?, 0)",
+            [(DOMAIN, name) for name in others],
+        )
         owners = dict(db.execute("SELECT localpart, id FROM owner WHERE domain = ?", (DOMAIN,)))
+        db.executemany(
+            "INSERT INTO scram_key (owner, hash, iterations, salt, stored_key, server_key) "
+            "SELECT ?, hash, iterations, salt, stored_key, server_key "
+            "FROM scram_key WHERE owner = ?",
+            [(owners[name], owners[first]) for name in others],
+        )
         db.executemany(
             "INSERT INTO roster (owner, jid, name, group_names, state) VALUES (?, ?, '', '[]', ?)",
             [
