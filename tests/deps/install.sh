@@ -29,6 +29,7 @@ has prosody || wanted="$wanted prosody"
 has java && has keytool || wanted="$wanted default-jdk-headless"
 has mvn || { [ -f "$smack_jar" ] && cassandra --check; } || wanted="$wanted maven"
 has node && has npm || wanted="$wanted nodejs npm"
+has strace || wanted="$wanted strace"
 if [ -n "$wanted" ] && has apt-get && [ "$(id -u)" = 0 ]; then
 	say "installing$wanted"
 	policy=/usr/sbin/policy-rc.d
@@ -43,6 +44,7 @@ if [ -n "$wanted" ] && has apt-get && [ "$(id -u)" = 0 ]; then
 		say "apt-get failed; see .cache/apt.log" >&2
 	if [ "$made_policy" = yes ]; then rm -f "$policy"; fi
 fi
+has strace || lacks strace "tests/wire/counting.py"
 has prosody || lacks prosody "the check of our wire tests against another server (make test-prosody)"
 
 # --- slixmpp's source package ---------------------------------------------------------------------
