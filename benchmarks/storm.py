@@ -123,6 +123,8 @@ def measure(server: Server, clients: int, rate: int, seconds: int) -> dict[str, 
             if process is not None and process.poll() is None:
                 process.kill()
                 process.communicate()
+    if "latency_ms" not in result:
+        raise ServerError(f"no message arrived in {seconds} s; the storm: {failed or 'goes on'}")
     return {
         "server": server.name,
         "clients": clients,
