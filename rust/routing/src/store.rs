@@ -421,9 +421,9 @@ pub struct AccountSummary {
 /// queued before it, committed or not yet: it waits for their commit. Its future may be dropped.
 /// Both directions are bounded: above the bound they fail with [`StoreError::Busy`] at once.
 pub trait Store: Send + Sync + 'static {
-    /// Queues a write. `done` is called once: after the commit, from a thread of the engine and in
-    /// the order of the calls; at once and from the caller's thread with `Busy` when the bounded
-    /// queue is full, with `Closed` behind [`Store::close`].
+    /// Queues a write. `done` is called once: after the commit, from a thread of the engine and, for
+    /// one owner, in the order of the calls; at once and from the caller's thread with `Busy` when
+    /// the bounded queue is full, with `Closed` behind [`Store::close`].
     fn write(&self, write: Write, done: Done);
     /// The record of a user; `None`: no such account. Roster, requests and block list are sorted
     /// by address.

@@ -80,6 +80,11 @@ impl std::fmt::Debug for SqliteConfig {
     }
 }
 
+/// The system's clock.
+pub(crate) fn system_clock() -> Clock {
+    Arc::new(system_ms)
+}
+
 /// Milliseconds since 1970; 0 before.
 fn system_ms() -> u64 {
     let since = SystemTime::now()
