@@ -6,7 +6,14 @@ import re
 import tomllib
 
 from antiphon import _core
-from antiphon.config.core import CORE_MODULES, CoreAuth, CoreConfig, CoreHandler, CoreHost
+from antiphon.config.core import (
+    CORE_MODULES,
+    CoreArchive,
+    CoreAuth,
+    CoreConfig,
+    CoreHandler,
+    CoreHost,
+)
 from antiphon.config.schema import Limits
 from antiphon.metrics import names
 from antiphon.metrics.export import classic
@@ -32,6 +39,7 @@ def test_both_halves_have_the_same_core_configuration() -> None:
     assert fields("Auth") == list(CoreAuth.__struct_fields__)
     assert fields("Handler") == list(CoreHandler.__struct_fields__)
     assert fields("Modules") == list(CORE_MODULES)
+    assert fields("Archive") == list(CoreArchive.__struct_fields__)
 
 
 def test_every_name_of_the_stub_exists_and_no_other() -> None:

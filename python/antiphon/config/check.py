@@ -225,8 +225,6 @@ def _disabled(names: tuple[str, ...], options: Options, path: Path) -> Found:
 
 
 def _warnings(config: Config) -> Found:
-    if config.archive.enabled:
-        yield ("archive", "enabled"), "this version has no archive; messages are not archived"
     for index, listener in enumerate(config.listener):
         is_open = listener.kind == "c2s" and listener.security == "none"
         if is_open and not config.auth.allow_plaintext:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from antiphon.config.check import parse_address
 from antiphon.config.schema import HTTP_PATHS, LOCAL_PATHS, Config, Listener
 
-CORE_MODULES = ("offline", "carbons", "blocking", "csi", "sm", "ping", "caps")
+CORE_MODULES = ("offline", "carbons", "blocking", "csi", "sm", "ping", "caps", "mam", "inbox")
 """Features whose work is done in Rust, by the names the core knows."""
 
 _HOST_META = "/.well-known/host-meta"
@@ -73,6 +73,17 @@ class CoreComponent(Struct, frozen=True, kw_only=True):
     secret: str
 
 
+class CoreArchive(Struct, frozen=True, kw_only=True):
+    """`[archive]` of the file."""
+
+    enabled: bool
+    default: str
+    inbox: bool
+    retention_days: int
+    messages_per_account: int
+    page_max: int
+
+
 class CoreConfig(Struct, frozen=True, kw_only=True):
     """The whole document."""
 
@@ -88,6 +99,7 @@ class CoreConfig(Struct, frozen=True, kw_only=True):
     limits: dict[str, int]
     handlers: tuple[CoreHandler, ...]
     modules: dict[str, bool]
+    archive: CoreArchive
 
 
 def core_config(
@@ -126,6 +138,7 @@ def core_config(
         limits=msgspec.structs.asdict(config.limits),
         handlers=tuple(handlers),
         modules=dict(modules),
+        archive=CoreArchive(**msgspec.structs.asdict(config.archive)),
     )
 
 

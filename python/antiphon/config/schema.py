@@ -212,11 +212,38 @@ class Cluster(Section, frozen=True, kw_only=True):
 
 
 class Archive(Section, frozen=True, kw_only=True):
-    """The message archive (XEP-0313); comes with a later version."""
+    """The message archive (XEP-0313) with its search, and the inbox."""
 
     enabled: Annotated[
-        bool, Meta(description="true changes nothing yet and is noted with a warning.")
-    ] = False
+        bool,
+        Meta(
+            description="false: nothing is archived, and what was is kept and not shown; for one "
+            "domain, disable its features."
+        ),
+    ] = True
+    default: Annotated[
+        Literal["always", "roster", "never"],
+        Meta(
+            description="What is archived for users who have set no preferences (XEP-0441): all, "
+            "what concerns contacts in the roster, or nothing."
+        ),
+    ] = "always"
+    inbox: Annotated[
+        bool, Meta(description="Conversations with their unread messages; false saves that work.")
+    ] = True
+    retention_days: Annotated[
+        int, Meta(ge=0, le=36_500, description="Older messages are deleted; 0: none ever.")
+    ] = 0
+    messages_per_account: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Beyond that many the oldest are deleted, before long; 0: no limit.",
+        ),
+    ] = 0
+    page_max: Annotated[
+        int, Meta(ge=1, le=1000, description="Messages in one page, whatever is asked for.")
+    ] = 250
 
 
 class Component(Section, frozen=True, kw_only=True):
@@ -286,7 +313,7 @@ class Limits(Section, frozen=True, kw_only=True):
             description="Steps of logins in hand for each worker thread; more wait their turn, "
             "the oldest connection first, behind the traffic of sessions.",
         ),
-    ] = 2
+    ] = 1
     stanza_bytes: Annotated[
         int, Meta(ge=0, description="A stanza after login; larger: policy-violation.")
     ] = 262_144
@@ -394,6 +421,7 @@ class Config(Section, frozen=True, kw_only=True):
             key=own.key if has_own_certificate else self.tls.key,
             admins=frozenset(Jid(admin) for admin in admins),
             modules=own.modules or self.modules,
+            archive=self.archive,
         )
 
     def hosts(self) -> tuple[HostSettings, ...]:
@@ -409,6 +437,7 @@ class HostSettings(Struct, frozen=True, kw_only=True):
     key: str | None
     admins: frozenset[Jid]
     modules: Modules
+    archive: Archive
 
     def is_enabled(self, module: str) -> bool:
         """Whether a feature runs on this domain."""

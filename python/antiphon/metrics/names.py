@@ -157,6 +157,31 @@ CORE = (
         help="Sessions resumed.",
     ),
     Metric(
+        name="antiphon_messages_archived_total",
+        kind="counter",
+        help="Messages handed to the archive, once for each owner.",
+    ),
+    Metric(
+        name="antiphon_archive_pages_total",
+        kind="counter",
+        help="Pages of archives given to clients.",
+    ),
+    Metric(
+        name="antiphon_inbox_reads_total",
+        kind="counter",
+        help="Lists of conversations given to clients.",
+    ),
+    Metric(
+        name="antiphon_deliveries_gated_total",
+        kind="counter",
+        help="Stanzas that waited for a commit before their delivery.",
+    ),
+    Metric(
+        name="antiphon_deliveries_passed_total",
+        kind="counter",
+        help="Stanzas delivered ahead of their commit because the store was slow.",
+    ),
+    Metric(
         name="antiphon_socket_sent_bytes_total",
         kind="counter",
         help="Sent on sockets.",

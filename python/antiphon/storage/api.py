@@ -9,15 +9,14 @@ cancelled may still have been carried out.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 from antiphon.hooks.context import Link
+from antiphon.storage.archive import Archive, Inbox
 from antiphon.storage.model import AccountSummary, Activity, ScramKeys, SessionSummary
+from antiphon.storage.part import Part, as_type
 from antiphon.xmpp.jid import Jid
 from antiphon.xmpp.stamp import from_ms
 from antiphon.xmpp.stanza import Element, Session
-
-T = TypeVar("T")
 
 # Methods are named `list`, so inside their classes the type needs another name.
 Jids = list[Jid]
@@ -26,21 +25,7 @@ SessionSummaries = list[SessionSummary]
 AccountSummaries = list[AccountSummary]
 
 
-def _as(kind: type[T], value: object) -> T:
-    """The core's answer, which must be of this type; anything else is our fault."""
-    if not isinstance(value, kind):
-        raise TypeError(f"the core answered {type(value).__name__}, not {kind.__name__}")
-    return value
-
-
-class _Part:
-    __slots__ = ("_link",)
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-
-class Roster(_Part):
+class Roster(Part):
     """Rosters (RFC 6121 §2)."""
 
     async def get(self, owner: Jid, session: Session | None, ver: str | None) -> Element | None:
@@ -49,7 +34,7 @@ class Roster(_Part):
         `session` becomes interested and gets roster pushes; None leaves all sessions as they are.
         """
         found = await self._link.call("roster.get", owner, session, ver)
-        return None if found is None else _as(Element, found)
+        return None if found is None else as_type(Element, found)
 
     async def set(self, owner: Jid, jid: Jid, name: str, groups: Sequence[str]) -> None:
         """Adds or changes an item; its subscription stays. Pushes it to interested sessions.
@@ -66,12 +51,12 @@ class Roster(_Part):
         await self._link.call("roster.remove", owner, jid)
 
 
-class Blocks(_Part):
+class Blocks(Part):
     """Block lists (XEP-0191)."""
 
     async def list(self, owner: Jid, session: Session | None) -> Jids:
         """Blocked addresses; `session` gets pushes of changes from now on."""
-        return _as(list, await self._link.call("block.list", owner, session))
+        return as_type(list, await self._link.call("block.list", owner, session))
 
     async def add(self, owner: Jid, jids: Sequence[Jid]) -> None:
         """Blocks these, in force from the very next stanza; sends unavailable presence to those
@@ -84,7 +69,7 @@ class Blocks(_Part):
         await self._link.call("block.remove", owner, list(jids))
 
 
-class Carbons(_Part):
+class Carbons(Part):
     """Message carbons (XEP-0280)."""
 
     async def set(self, owner: Jid, session: Session, is_on: bool) -> None:
@@ -92,55 +77,55 @@ class Carbons(_Part):
         await self._link.call("carbons.set", owner, session, is_on)
 
 
-class Presence(_Part):
+class Presence(Part):
     """Who may see whom (RFC 6121 §3)."""
 
     async def may_see(self, owner: Jid, by: Jid) -> bool:
         """Whether `by` is the owner himself or subscribed to the owner's presence; False if there
         is no such account."""
-        return _as(bool, await self._link.call("presence.may_see", owner, by))
+        return as_type(bool, await self._link.call("presence.may_see", owner, by))
 
 
-class ActivityCalls(_Part):
+class ActivityCalls(Part):
     """Last activity (XEP-0012)."""
 
     async def last(self, owner: Jid) -> Activity:
         """When the account's last session ended, and whether one is there now."""
-        found = _as(tuple, await self._link.call("activity.last", owner))
+        found = as_type(tuple, await self._link.call("activity.last", owner))
         at_ms, status, is_online = found
         return Activity(from_ms(at_ms) if at_ms else None, status, is_online)
 
 
-class Sessions(_Part):
+class Sessions(Part):
     """Bound resources."""
 
     async def list(self, owner: Jid) -> SessionSummaries:
         """Sessions of one account, at most `limits.sessions_per_user`."""
-        found = _as(list, await self._link.call("sessions.list", owner))
+        found = as_type(list, await self._link.call("sessions.list", owner))
         return [SessionSummary(*entry) for entry in found]
 
     async def all(self, domain: str, after: str | None, limit: int) -> Jids:
         """Full JIDs of a domain's sessions in the order of their text, behind `after`, at most
         `limit` (1 to 1,000)."""
-        return _as(list, await self._link.call("sessions.all", domain, after, limit))
+        return as_type(list, await self._link.call("sessions.all", domain, after, limit))
 
     async def count(self, domain: str | None) -> int:
         """How many sessions a domain has; None: the whole node."""
-        return _as(int, await self._link.call("sessions.count", domain))
+        return as_type(int, await self._link.call("sessions.count", domain))
 
     async def kick(self, owner: Jid, resource: str | None, condition: str) -> int:
         """Ends one session, or all, with this stream error; how many there were."""
-        return _as(int, await self._link.call("sessions.kick", owner, resource, condition))
+        return as_type(int, await self._link.call("sessions.kick", owner, resource, condition))
 
 
-class Accounts(_Part):
+class Accounts(Part):
     """Accounts of served domains. Passwords become SCRAM keys in the core (milliseconds, off the
     loop); none is ever kept. A password that OpaqueString (RFC 8265 §4.2) refuses:
     `not-acceptable`."""
 
     async def exists(self, jid: Jid) -> bool:
         """Whether there is such an account, enabled or not."""
-        return _as(bool, await self._link.call("account.exists", jid))
+        return as_type(bool, await self._link.call("account.exists", jid))
 
     async def create(self, jid: Jid, password: str) -> None:
         """A new account. Raises `conflict` if it exists."""
@@ -172,24 +157,24 @@ class Accounts(_Part):
     async def state(self, jid: Jid) -> bool | None:
         """Whether the account is enabled; None if there is none."""
         found = await self._link.call("account.state", jid)
-        return None if found is None else _as(bool, found)
+        return None if found is None else as_type(bool, found)
 
     async def list(self, domain: str, after: str | None, limit: int) -> AccountSummaries:
         """Accounts of a domain by localpart, behind the localpart `after`, at most `limit`
         (1 to 1,000)."""
-        found = _as(list, await self._link.call("account.list", domain, after, limit))
+        found = as_type(list, await self._link.call("account.list", domain, after, limit))
         return [AccountSummary(jid, is_on, from_ms(created)) for jid, is_on, created in found]
 
     async def count(self, domain: str) -> int:
         """How many accounts a domain has."""
-        return _as(int, await self._link.call("account.count", domain))
+        return as_type(int, await self._link.call("account.count", domain))
 
     async def verify(self, jid: Jid, password: str) -> bool:
         """Whether this is the account's password; False for an unknown account."""
-        return _as(bool, await self._link.call("account.verify", jid, password))
+        return as_type(bool, await self._link.call("account.verify", jid, password))
 
 
-class Map(_Part):
+class Map(Part):
     """A kind of the generic map (owner, kind, key) → value. Values are bytes, never empty."""
 
     __slots__ = ("_kind",)
@@ -201,7 +186,7 @@ class Map(_Part):
     async def get(self, owner: Jid, key: str) -> bytes | None:
         """A value; None if there is none, or no such account."""
         found = await self._link.call("map.get", owner, self._kind, key)
-        return None if found is None else _as(bytes, found)
+        return None if found is None else as_type(bytes, found)
 
     async def put(self, owner: Jid, key: str, value: bytes) -> None:
         """Stores a value in place of the old one; done when committed."""
@@ -215,23 +200,23 @@ class Map(_Part):
 
     async def keys(self, owner: Jid, prefix: str) -> Names:
         """Keys that begin with this, sorted, at most 1,000."""
-        return _as(list, await self._link.call("map.keys", owner, self._kind, prefix))
+        return as_type(list, await self._link.call("map.keys", owner, self._kind, prefix))
 
 
-class Offline(_Part):
+class Offline(Part):
     """Offline messages (XEP-0160)."""
 
     async def count(self, owner: Jid) -> int:
         """How many messages wait for this account."""
-        return _as(int, await self._link.call("offline.count", owner))
+        return as_type(int, await self._link.call("offline.count", owner))
 
 
-class Node(_Part):
+class Node(Part):
     """The node itself."""
 
     async def stats(self) -> dict[str, int]:
         """Counters by name; `uptime_s` and `sessions` at least."""
-        return _as(dict, await self._link.call("node.stats"))
+        return as_type(dict, await self._link.call("node.stats"))
 
 
 class Store:
@@ -240,9 +225,11 @@ class Store:
     __slots__ = (
         "accounts",
         "activity",
+        "archive",
         "blocks",
         "carbons",
         "feature_map",
+        "inbox",
         "node",
         "offline",
         "presence",
@@ -255,9 +242,11 @@ class Store:
     def __init__(self, link: Link) -> None:
         self.accounts = Accounts(link)
         self.activity = ActivityCalls(link)
+        self.archive = Archive(link)
         self.blocks = Blocks(link)
         self.carbons = Carbons(link)
         self.feature_map = Map(link, "feature")
+        self.inbox = Inbox(link)
         self.node = Node(link)
         self.offline = Offline(link)
         self.presence = Presence(link)

@@ -258,7 +258,8 @@ def _enabled(features: Sequence[Declaration], config: HostSettings) -> frozenset
 
 
 def _is_on(feature: Declaration, config: HostSettings) -> bool:
-    if not config.is_enabled(feature.name):
+    whole = {"mam": config.archive.enabled, "inbox": config.archive.inbox}
+    if not config.is_enabled(feature.name) or not whole.get(feature.core or "", True):
         return False
     if feature.config is None:
         return True

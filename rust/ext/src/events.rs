@@ -4,6 +4,7 @@ use crate::values::{Element, Jid, Stanza};
 use antiphon_net::gateway;
 use antiphon_node::bridge::Event;
 use antiphon_node::value::Value;
+use antiphon_routing::archive::ArchiveDefault;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use std::sync::Arc;
@@ -135,12 +136,84 @@ fn convert(py: Python<'_>, value: Value) -> PyResult<Py<PyAny>> {
                 .collect();
             rows.into_pyobject(py)?.unbind()
         }
-        Value::Stats(stats) => {
-            let dict = PyDict::new(py);
-            for (name, value) in stats {
-                dict.set_item(name, value)?;
-            }
-            dict.into_any().unbind()
-        }
+        other => convert_history(py, other)?,
     })
+}
+
+/// Answers of the archive and the inbox.
+fn convert_history(py: Python<'_>, value: Value) -> PyResult<Py<PyAny>> {
+    let jids = |jids: Vec<antiphon_xmpp::Jid>| jids.into_iter().map(Jid).collect::<Vec<_>>();
+    let tuple = match value {
+        Value::ArchivePage {
+            first,
+            last,
+            count,
+            is_complete,
+            is_stable,
+        } => (first, last, count, is_complete, is_stable).into_pyobject(py)?,
+        Value::Rows { rows, is_complete } => {
+            let rows = rows.into_iter();
+            let rows: Vec<_> = rows
+                .map(|row| (row.id, row.at_ms, row.is_out, Stanza::plain(row.stanza)))
+                .collect();
+            (rows, is_complete).into_pyobject(py)?
+        }
+        Value::Ends(first, last) => (first, last).into_pyobject(py)?,
+        Value::Prefs(prefs) => {
+            let default = match prefs.default {
+                ArchiveDefault::Always => "always",
+                ArchiveDefault::Roster => "roster",
+                ArchiveDefault::Never => "never",
+            };
+            (default, jids(prefs.always), jids(prefs.never)).into_pyobject(py)?
+        }
+        Value::InboxPage {
+            first,
+            last,
+            count,
+            unread,
+            active,
+            is_complete,
+        } => (first, last, count, unread, active, is_complete).into_pyobject(py)?,
+        Value::InboxEntry {
+            peer,
+            last_id,
+            at_ms,
+            unread,
+            in_box,
+            muted_until_ms,
+            message,
+        } => {
+            let message = message.map(|e| Element(Arc::new(e)));
+            let peer = Jid(peer);
+            (
+                peer,
+                last_id,
+                at_ms,
+                unread,
+                in_box,
+                muted_until_ms,
+                message,
+            )
+                .into_pyobject(py)?
+        }
+        Value::Collections(found) => {
+            let rows = found.into_iter();
+            let rows: Vec<_> = rows.map(|(jid, id, ms)| (Jid(jid), id, ms)).collect();
+            return Ok(rows.into_pyobject(py)?.unbind());
+        }
+        other => return convert_stats(py, other),
+    };
+    Ok(tuple.into_any().unbind())
+}
+
+fn convert_stats(py: Python<'_>, value: Value) -> PyResult<Py<PyAny>> {
+    let Value::Stats(stats) = value else {
+        return Ok(py.None());
+    };
+    let dict = PyDict::new(py);
+    for (name, value) in stats {
+        dict.set_item(name, value)?;
+    }
+    Ok(dict.into_any().unbind())
 }

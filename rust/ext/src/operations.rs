@@ -2,7 +2,9 @@
 
 use crate::values::{Jid, parse_jid};
 use antiphon_node::calls::{OPERATIONS, Operation};
+use antiphon_node::history::{ArchiveQuery, InboxForm, InboxQuery, PageForm, PageQuery};
 use antiphon_routing::SessionId;
+use antiphon_routing::archive::{ArchiveDefault, ArchivePrefs, InboxChange, InboxFilter};
 use antiphon_routing::store::MapKind;
 use antiphon_xmpp as xmpp;
 use antiphon_xmpp::sasl::{ScramHash, ScramKeys};
@@ -64,6 +66,97 @@ impl<'py> Arguments<'_, 'py> {
     fn count(&mut self) -> PyResult<usize> {
         self.raw()?.extract()
     }
+    fn maybe_flag(&mut self) -> PyResult<Option<bool>> {
+        self.raw()?.extract()
+    }
+    fn maybe_count(&mut self) -> PyResult<Option<u64>> {
+        self.raw()?.extract()
+    }
+    fn maybe_texts(&mut self) -> PyResult<Option<Vec<String>>> {
+        self.raw()?.extract()
+    }
+    fn maybe_jid(&mut self) -> PyResult<Option<xmpp::Jid>> {
+        let raw = self.raw()?;
+        if raw.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(raw.cast::<Jid>()?.get().0.clone()))
+    }
+    /// The fields of a struct: a tuple in their order.
+    fn nested<T>(
+        &mut self,
+        read: impl FnOnce(&mut Arguments<'_, 'py>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let raw = self.raw()?;
+        read(&mut Arguments {
+            name: self.name,
+            args: raw.cast()?,
+            next: 0,
+        })
+    }
+    fn archive_query(&mut self) -> PyResult<ArchiveQuery> {
+        self.nested(|a| {
+            Ok(ArchiveQuery {
+                with: a.maybe_jid()?,
+                start_ms: a.maybe_count()?,
+                end_ms: a.maybe_count()?,
+                after_id: a.maybe()?,
+                before_id: a.maybe()?,
+                ids: a.maybe_texts()?,
+                text: a.maybe()?,
+                without_groupchat: a.flag()?,
+            })
+        })
+    }
+    fn page(&mut self) -> PyResult<PageQuery> {
+        self.nested(|a| {
+            Ok(PageQuery {
+                after: a.maybe()?,
+                before: a.maybe()?,
+                is_from_end: a.flag()?,
+                max: a.count()?,
+            })
+        })
+    }
+    fn inbox_query(&mut self) -> PyResult<InboxQuery> {
+        let filter = self.nested(|a| {
+            Ok(InboxFilter {
+                start_ms: a.maybe_count()?,
+                end_ms: a.maybe_count()?,
+                is_unread_only: a.flag()?,
+                in_box: a.maybe()?,
+            })
+        })?;
+        let is_ascending = self.flag()?;
+        let page = self.page()?;
+        Ok(InboxQuery {
+            filter,
+            is_ascending,
+            after: page.after,
+            before: page.before,
+            is_from_end: page.is_from_end,
+            max: page.max,
+        })
+    }
+    fn inbox_form(&mut self) -> PyResult<InboxForm> {
+        let name = self.text()?;
+        let form = InboxForm::parse(&name);
+        form.ok_or_else(|| PyValueError::new_err(format!("unknown form of an inbox {name:?}")))
+    }
+    fn inbox_change(&mut self) -> PyResult<InboxChange> {
+        Ok(InboxChange {
+            in_box: self.maybe()?.map(String::into_boxed_str),
+            muted_until_ms: self.maybe_count()?,
+            is_read: self.maybe_flag()?,
+        })
+    }
+    fn archive_prefs(&mut self) -> PyResult<ArchivePrefs> {
+        Ok(ArchivePrefs {
+            default: archive_default(&self.text()?)?,
+            always: self.jids()?,
+            never: self.jids()?,
+        })
+    }
     fn bytes(&mut self) -> PyResult<Vec<u8>> {
         self.raw()?.extract()
     }
@@ -88,6 +181,17 @@ impl<'py> Arguments<'_, 'py> {
     fn keys(&mut self) -> PyResult<Vec<ScramKeys>> {
         let rows: Vec<KeyRow> = self.raw()?.extract()?;
         rows.into_iter().map(|row| scram_keys(&row)).collect()
+    }
+}
+
+fn archive_default(name: &str) -> PyResult<ArchiveDefault> {
+    match name {
+        "always" => Ok(ArchiveDefault::Always),
+        "roster" => Ok(ArchiveDefault::Roster),
+        "never" => Ok(ArchiveDefault::Never),
+        other => Err(PyValueError::new_err(format!(
+            "unknown default of the archive {other:?}"
+        ))),
     }
 }
 
@@ -129,6 +233,8 @@ pub fn decode(name: &str, args: &Bound<'_, PyTuple>) -> PyResult<Operation> {
     };
     let operation = match name.split_once('.') {
         Some(("account", _)) => account(name, a)?,
+        Some(("archive", _)) => archive(name, a)?,
+        Some(("inbox", _)) => inbox(name, a)?,
         Some(("roster" | "block" | "carbons" | "presence" | "activity", _)) => entity(name, a)?,
         _ => other(name, a)?,
     };
@@ -213,6 +319,75 @@ fn entity(name: &str, a: &mut Arguments<'_, '_>) -> PyResult<Option<Operation>> 
             by: a.jid()?,
         },
         "activity.last" => Operation::Activity { owner: a.owner()? },
+        _ => return Ok(None),
+    }))
+}
+
+fn archive(name: &str, a: &mut Arguments<'_, '_>) -> PyResult<Option<Operation>> {
+    Ok(Some(match name {
+        "archive.page" => Operation::ArchivePage {
+            owner: a.owner()?,
+            session: a.session()?,
+            query: a.archive_query()?,
+            page: a.page()?,
+            form: a.nested(|a| {
+                Ok(PageForm {
+                    ns: a.text()?,
+                    query_id: a.maybe()?,
+                    is_flipped: a.flag()?,
+                    wants_count: a.flag()?,
+                })
+            })?,
+        },
+        "archive.rows" => Operation::ArchiveRows {
+            owner: a.owner()?,
+            query: a.archive_query()?,
+            page: a.page()?,
+        },
+        "archive.count" => Operation::ArchiveCount {
+            owner: a.owner()?,
+            query: a.archive_query()?,
+            most: a.raw()?.extract()?,
+        },
+        "archive.ends" => Operation::ArchiveEnds { owner: a.owner()? },
+        "archive.collections" => Operation::ArchiveCollections {
+            owner: a.owner()?,
+            query: a.archive_query()?,
+            max: a.count()?,
+        },
+        "archive.purge" => Operation::ArchivePurge {
+            owner: a.owner()?,
+            peer: a.maybe_jid()?,
+            before_ms: a.maybe_count()?,
+        },
+        "archive.prefs_get" => Operation::ArchivePrefsGet { owner: a.owner()? },
+        "archive.prefs_set" => Operation::ArchivePrefsSet {
+            owner: a.owner()?,
+            prefs: a.archive_prefs()?,
+        },
+        _ => return Ok(None),
+    }))
+}
+
+fn inbox(name: &str, a: &mut Arguments<'_, '_>) -> PyResult<Option<Operation>> {
+    Ok(Some(match name {
+        "inbox.page" => Operation::InboxPage {
+            owner: a.owner()?,
+            session: a.session()?,
+            query_id: a.maybe()?,
+            query: a.inbox_query()?,
+            form: a.inbox_form()?,
+        },
+        "inbox.entry" => Operation::InboxEntry {
+            owner: a.owner()?,
+            peer: a.jid()?,
+        },
+        "inbox.set" => Operation::InboxSet {
+            owner: a.owner()?,
+            peer: a.jid()?,
+            change: a.inbox_change()?,
+        },
+        "inbox.empty_bin" => Operation::InboxEmptyBin { owner: a.owner()? },
         _ => return Ok(None),
     }))
 }

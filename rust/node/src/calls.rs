@@ -1,8 +1,10 @@
 //! What Python may ask of the node: reads of the store, and changes of an entity in its order.
 
+use crate::history::{ArchiveQuery, InboxForm, InboxQuery, PageForm, PageQuery};
 use crate::node::{Node, store_error};
 use crate::value::Value;
 use antiphon_routing::SessionId;
+use antiphon_routing::archive::{ArchivePrefs, InboxChange};
 use antiphon_routing::effect::Effects;
 use antiphon_routing::store::{MapKind, RosterItem, Store, StoreError, Subscription, Write};
 use antiphon_routing::user::{Call, CallAnswer, User};
@@ -84,9 +86,37 @@ operations! {
     OfflineCount { owner: Jid } = "offline.count";
     /// Numbers of the node.
     Stats {} = "node.stats";
+    /// Messages of an archive, put on a session's queue.
+    ArchivePage {
+        owner: Jid, session: SessionId, query: ArchiveQuery, page: PageQuery, form: PageForm
+    } = "archive.page";
+    /// Messages of an archive, as values.
+    ArchiveRows { owner: Jid, query: ArchiveQuery, page: PageQuery } = "archive.rows";
+    /// How many messages a query finds.
+    ArchiveCount { owner: Jid, query: ArchiveQuery, most: u64 } = "archive.count";
+    /// The first and the last message.
+    ArchiveEnds { owner: Jid } = "archive.ends";
+    /// Conversations by day.
+    ArchiveCollections { owner: Jid, query: ArchiveQuery, max: usize } = "archive.collections";
+    /// Deletes messages.
+    ArchivePurge { owner: Jid, peer: Option<Jid>, before_ms: Option<u64> } = "archive.purge";
+    /// The preferences.
+    ArchivePrefsGet { owner: Jid } = "archive.prefs_get";
+    /// Sets them.
+    ArchivePrefsSet { owner: Jid, prefs: ArchivePrefs } = "archive.prefs_set";
+    /// Conversations, put on a session's queue.
+    InboxPage {
+        owner: Jid, session: SessionId, query_id: Option<String>, query: InboxQuery, form: InboxForm
+    } = "inbox.page";
+    /// One conversation.
+    InboxEntry { owner: Jid, peer: Jid } = "inbox.entry";
+    /// Changes one.
+    InboxSet { owner: Jid, peer: Jid, change: InboxChange } = "inbox.set";
+    /// Deletes what is in the bin.
+    InboxEmptyBin { owner: Jid } = "inbox.empty_bin";
 }
 
-type Answered = Result<Value, StanzaError>;
+pub(crate) type Answered = Result<Value, StanzaError>;
 
 impl Node {
     /// Carries out an operation; the outcome comes as an event with this ticket.
@@ -119,7 +149,67 @@ impl Node {
             O::MapGet { .. } | O::MapPut { .. } | O::MapKeys { .. } | O::OfflineCount { .. } => {
                 self.perform_on_store(operation).await
             }
+            O::ArchivePage { .. }
+            | O::ArchiveRows { .. }
+            | O::ArchiveCount { .. }
+            | O::ArchiveEnds { .. }
+            | O::ArchiveCollections { .. }
+            | O::ArchivePurge { .. }
+            | O::ArchivePrefsGet { .. }
+            | O::ArchivePrefsSet { .. } => self.perform_on_archive(operation).await,
+            O::InboxPage { .. }
+            | O::InboxEntry { .. }
+            | O::InboxSet { .. }
+            | O::InboxEmptyBin { .. } => self.perform_on_inbox(operation).await,
             _ => self.perform_on_account(operation).await,
+        }
+    }
+
+    async fn perform_on_archive(self: &Arc<Self>, operation: Operation) -> Answered {
+        use Operation as O;
+        match operation {
+            O::ArchivePage {
+                owner,
+                session,
+                query,
+                page,
+                form,
+            } => self.archive_page(owner, session, query, page, form).await,
+            O::ArchiveRows { owner, query, page } => self.archive_rows(owner, query, page).await,
+            O::ArchiveCount { owner, query, most } => self.archive_count(owner, query, most).await,
+            O::ArchiveEnds { owner } => self.archive_ends(owner).await,
+            O::ArchiveCollections { owner, query, max } => {
+                self.archive_collections(owner, query, max).await
+            }
+            O::ArchivePurge {
+                owner,
+                peer,
+                before_ms,
+            } => self.archive_purge(owner, peer, before_ms).await,
+            O::ArchivePrefsGet { owner } => self.archive_prefs(owner, None).await,
+            O::ArchivePrefsSet { owner, prefs } => self.archive_prefs(owner, Some(prefs)).await,
+            _ => Err(StanzaCondition::InternalServerError.into()),
+        }
+    }
+
+    async fn perform_on_inbox(self: &Arc<Self>, operation: Operation) -> Answered {
+        use Operation as O;
+        match operation {
+            O::InboxPage {
+                owner,
+                session,
+                query_id,
+                query,
+                form,
+            } => self.inbox_page(owner, session, query_id, query, form).await,
+            O::InboxEntry { owner, peer } => self.inbox_entry(owner, peer).await,
+            O::InboxSet {
+                owner,
+                peer,
+                change,
+            } => self.inbox_set(owner, peer, change).await,
+            O::InboxEmptyBin { owner } => self.inbox_empty_bin(owner).await,
+            _ => Err(StanzaCondition::InternalServerError.into()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The document that Python hands over: everything decided, checked there.
 
 use antiphon_net::listener::{Kind, ListenerConfig, TlsMode};
+use antiphon_routing::archive::ArchiveDefault;
 use antiphon_routing::matching::{Declaration, Target};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -34,6 +35,9 @@ pub struct NodeConfig {
     pub handlers: Vec<Handler>,
     /// What Rust does besides routing, for all domains.
     pub modules: Modules,
+    /// The message archive and the inbox.
+    #[serde(default)]
+    pub archive: Archive,
 }
 
 /// A served domain.
@@ -204,6 +208,64 @@ pub struct Modules {
     pub ping: bool,
     /// XEP-0115
     pub caps: bool,
+    /// XEP-0313; needs [`Archive::enabled`], too
+    #[serde(default)]
+    pub mam: bool,
+    /// Conversations with their unread messages; needs the archive and [`Archive::inbox`], too
+    #[serde(default)]
+    pub inbox: bool,
+}
+
+/// The message archive (XEP-0313) and the inbox. Names as in the configuration file's `[archive]`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[allow(
+    missing_docs,
+    reason = "documented once, in python/antiphon/config/schema.py"
+)]
+#[serde(deny_unknown_fields)]
+pub struct Archive {
+    pub enabled: bool,
+    pub default: DefaultPreference,
+    pub inbox: bool,
+    pub retention_days: u32,
+    pub messages_per_account: u64,
+    pub page_max: usize,
+}
+
+impl Default for Archive {
+    /// None.
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            default: DefaultPreference::Always,
+            inbox: false,
+            retention_days: 0,
+            messages_per_account: 0,
+            page_max: 250,
+        }
+    }
+}
+
+/// What is archived for users who have set no preferences (XEP-0441).
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DefaultPreference {
+    /// Everything.
+    Always,
+    /// What concerns contacts in the roster.
+    Roster,
+    /// Nothing.
+    Never,
+}
+
+impl From<DefaultPreference> for ArchiveDefault {
+    fn from(preference: DefaultPreference) -> Self {
+        match preference {
+            DefaultPreference::Always => Self::Always,
+            DefaultPreference::Roster => Self::Roster,
+            DefaultPreference::Never => Self::Never,
+        }
+    }
 }
 
 /// Bounds; 0: none. Names as in the configuration file's `[limits]`.

@@ -8,6 +8,7 @@ pub mod caps;
 pub mod config;
 pub mod core;
 pub mod gateway;
+pub mod history;
 pub mod live;
 pub mod metrics;
 pub mod node;

@@ -94,6 +94,7 @@ impl Live {
             directed_presence: DIRECTED_PRESENCE,
             subscription_requests: SUBSCRIPTION_REQUESTS,
             domains: config.hosts.iter().map(|h| h.domain.clone()).collect(),
+            archive_default: config.archive.default.into(),
             ..Policy::default()
         };
         let declarations: Vec<Declaration> =
@@ -144,11 +145,14 @@ impl Live {
     #[must_use]
     pub fn switches(&self, domain: &str) -> Switches {
         let modules = self.modules(domain);
+        let archive = &self.config.archive;
+        let is_archive_on = archive.enabled && modules.mam;
         Switches {
             is_offline_on: modules.offline,
             is_carbons_on: modules.carbons,
             is_blocking_on: modules.blocking,
-            ..Switches::default()
+            is_archive_on,
+            is_inbox_on: is_archive_on && archive.inbox && modules.inbox,
         }
     }
 

@@ -79,6 +79,11 @@ pub struct Metrics {
     pub store_errors: Counter,
     pub auth_failures: Counter,
     pub resumed: Counter,
+    pub archived: Counter,
+    pub archive_pages: Counter,
+    pub inbox_reads: Counter,
+    pub gated: Counter,
+    pub passed: Counter,
     logins: Family<Mechanism, Counter>,
     stream_errors: Family<Condition, Counter>,
 }
@@ -184,6 +189,31 @@ impl Metrics {
             ),
             ("auth_failures", "Failed logins", &self.auth_failures),
             ("sessions_resumed", "Sessions resumed", &self.resumed),
+            (
+                "messages_archived",
+                "Messages handed to the archive, once for each owner",
+                &self.archived,
+            ),
+            (
+                "archive_pages",
+                "Pages of archives given to clients",
+                &self.archive_pages,
+            ),
+            (
+                "inbox_reads",
+                "Lists of conversations given to clients",
+                &self.inbox_reads,
+            ),
+            (
+                "deliveries_gated",
+                "Stanzas that waited for a commit before their delivery",
+                &self.gated,
+            ),
+            (
+                "deliveries_passed",
+                "Stanzas delivered ahead of their commit because the store was slow",
+                &self.passed,
+            ),
         ] {
             r.register(name, help, counter.clone());
         }

@@ -9,6 +9,7 @@ use crate::accounts::{Failures, Hashing};
 use crate::bridge::{Answered, Bridge};
 use crate::cached::Cached;
 use crate::caps::KnownCaps;
+use crate::history::{Turns, is_result};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::requests::Requests;
@@ -53,6 +54,7 @@ pub struct Node {
     pub(crate) hashing: Hashing,
     pub(crate) caps: KnownCaps,
     pub(crate) metrics: Metrics,
+    pub(crate) turns: Turns,
     pub(crate) runtime: Handle,
     pub(crate) started: Instant,
     pub(crate) is_stopping: AtomicBool,
@@ -122,6 +124,7 @@ impl Node {
             hashing: Hashing::default(),
             caps: KnownCaps::default(),
             metrics: Metrics::default(),
+            turns: Turns::default(),
             runtime,
             started: Instant::now(),
             is_stopping: AtomicBool::new(false),
@@ -377,9 +380,9 @@ impl Node {
                         if let Err((stanza, before)) =
                             self.deliver(session, stanza, offline, now_ms)
                         {
-                            let before = before.into_iter().filter(|s| s.offline.is_none());
+                            let before = before.into_iter().filter(goes_on);
                             over.extend(before.map(|s| (session, s.at_ms, s.stanza)));
-                            if offline.is_none() {
+                            if offline.is_none() && !is_result(&stanza) {
                                 over.push((session, now_ms, stanza));
                             }
                         }
@@ -428,8 +431,7 @@ impl Node {
                 let session = session.and_then(|id| self.sessions.get(id));
                 self.ask(stanza, session, handler);
             }
-            // Carried out with the inbox's operations.
-            Local::InboxMoved { .. } => {}
+            Local::InboxMoved { owner, peer } => self.inbox_moved(owner, peer),
             Local::Deliver { .. } | Local::Store { .. } => {}
         }
     }
@@ -534,7 +536,7 @@ impl Node {
     }
 
     /// Waits until a session has room; see [`Session::room`]. `None`: it is over.
-    async fn room(&self, id: SessionId) -> Option<(usize, usize)> {
+    pub(crate) async fn room(&self, id: SessionId) -> Option<(usize, usize)> {
         let mut pause_ms = ROOM_MS.0;
         loop {
             let session = self.sessions.get(id)?;
@@ -577,7 +579,7 @@ impl Node {
         let unacked = session.finish(now_ms);
         let stanzas: Vec<(u64, Stanza)> = unacked
             .into_iter()
-            .filter(|s| s.offline.is_none())
+            .filter(goes_on)
             .map(|s| (s.at_ms, s.stanza))
             .collect();
         let id = session.id;
@@ -673,6 +675,12 @@ impl Node {
     pub fn stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Acquire)
     }
+}
+
+/// Whether what a session never confirmed goes another way: not what is in the store anyway, and not
+/// what only that session had asked for.
+fn goes_on(sent: &Sent) -> bool {
+    sent.offline.is_none() && !is_result(&sent.stanza)
 }
 
 /// Rounds of effects that one transition may cause by finding sessions over: each round ends one

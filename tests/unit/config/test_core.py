@@ -17,6 +17,7 @@ def test_the_core_gets_every_key_it_knows_and_no_other(tmp_path: Path) -> None:
     assert set(document) == {
         "node_name", "data_dir", "log_level", "worker_threads", "hosts", "listeners", "auth", "storage",
         "components", "limits", "handlers", "modules",
+        "archive",
     }  # fmt: skip
     assert document["node_name"] == "a"
     assert document["hosts"] == [
