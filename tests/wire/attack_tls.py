@@ -97,6 +97,26 @@ async def test_a_scanner_finds_nothing_weak(
     assert found["tls_1_3_early_data"]["supports_early_data"] is False
 
 
+@pytest.mark.parametrize("way", ["starttls", "direct"])
+async def test_a_scanner_grades_it_as_mozilla_asks(server: Server, way: str) -> None:
+    # the profile "intermediate"; only the tests' own authority is not known to the world
+    if not SCANNER.exists():
+        pytest.skip("sslyze is not installed: run `make deps`")
+    port = server.ports.c2s if way == "starttls" else server.ports.direct
+    options = ["--starttls=xmpp", f"--xmpp_to={server.domain}"] if way == "starttls" else []
+    command = [str(SCANNER), "-m", "sslyze", "--mozilla_config=intermediate", *options]
+    command += [f"--sni={server.domain}", f"{server.address}:{port}"]
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=120, check=False
+    )
+    _, found, verdict = done.stdout.partition("COMPLIANCE AGAINST TLS CONFIGURATION")
+    assert found, done.stdout[-2000:] + done.stderr[-2000:]
+    issues = [line.strip() for line in verdict.splitlines() if line.strip().startswith("* ")]
+    own = "* certificate_path_validation:"
+    assert [issue for issue in issues if not issue.startswith(own)] == []
+    assert issues, "the authority of the tests is not one that the scanner knows"
+
+
 # -- STARTTLS --------------------------------------------------------------------------------------
 
 INJECTED = {
