@@ -177,16 +177,18 @@ impl<S> AckQueue<S> {
 /// What of the peer's stanzas is handled: `h` covers a prefix, because a count cannot say
 /// "the fourth, but not the third" (XEP-0198 #acking, `architecture.md` "Acked means durable").
 ///
-/// In order, [`Inbound::received`] and [`Inbound::handled`] cost a few integer operations and no
-/// memory. Out of order it keeps one byte per stanza between the oldest unhandled and the newest
-/// handled one; the budget for unsaved stanzas bounds that.
+/// Each stanza waits for one [`Inbound::handled`] and as many more as [`Inbound::expect`] was told:
+/// the writes that it caused. In order, [`Inbound::received`] and [`Inbound::handled`] cost a few
+/// integer operations and no memory. Otherwise it keeps four bytes per stanza between the oldest
+/// unhandled one and the newest looked at; the budget for unsaved stanzas bounds that.
 #[derive(Debug, Default)]
 pub struct Inbound {
     received: u64,
     handled: u64,
     told: u64,
-    /// Whether stanza `handled + 1 + index` is handled; the first is always false.
-    ahead: VecDeque<bool>,
+    /// For how many things stanza `handled + 1 + index` still waits, 1 behind the end; the first is
+    /// never 0.
+    waits: VecDeque<u32>,
 }
 
 impl Inbound {
@@ -204,7 +206,7 @@ impl Inbound {
             received: h,
             handled: h,
             told: h,
-            ahead: VecDeque::new(),
+            waits: VecDeque::new(),
         }
     }
 
@@ -214,32 +216,57 @@ impl Inbound {
         self.received
     }
 
-    /// Stanza number `seq` is handled. Numbers that were never given out, or are handled already,
-    /// change nothing.
-    pub fn handled(&mut self, seq: u64) {
+    /// For how many things an unhandled stanza waits.
+    fn wait(&mut self, seq: u64) -> Option<&mut u32> {
         if seq <= self.handled || seq > self.received {
-            return;
+            return None;
         }
         // At most the number of stanzas in hand, which memory bounds far below 2^32.
-        let Ok(index) = usize::try_from(seq - self.handled - 1) else {
-            return;
-        };
-        if index > 0 {
-            if index >= self.ahead.len() {
-                self.ahead.resize(index + 1, false);
-            }
-            self.ahead[index] = true;
+        let index = usize::try_from(seq - self.handled - 1).ok()?;
+        if index >= self.waits.len() {
+            self.waits.resize(index + 1, 1);
+        }
+        self.waits.get_mut(index)
+    }
+
+    /// Stanza number `seq` is handled only after `more` further calls of [`Inbound::handled`].
+    /// Before the call that would complete it; numbers that were never given out, or are handled
+    /// already, change nothing.
+    pub fn expect(&mut self, seq: u64, more: u32) {
+        if let Some(wait) = self.wait(seq).filter(|wait| **wait > 0) {
+            *wait = wait.saturating_add(more);
+        }
+    }
+
+    /// One thing that stanza number `seq` waited for is done. Numbers that were never given out, or
+    /// are handled already, change nothing.
+    pub fn handled(&mut self, seq: u64) {
+        if self.waits.is_empty() && seq == self.handled + 1 && seq <= self.received {
+            // The common case: one after the other, and nothing to wait for.
+            self.handled = seq;
             return;
         }
-        self.handled += 1;
-        self.ahead.pop_front();
-        while self.ahead.front() == Some(&true) {
-            self.ahead.pop_front();
+        let Some(wait) = self.wait(seq) else { return };
+        *wait = wait.saturating_sub(1);
+        while self.waits.front() == Some(&0) {
+            self.waits.pop_front();
             self.handled += 1;
         }
-        if self.ahead.is_empty() && self.ahead.capacity() > 64 {
-            self.ahead = VecDeque::new();
+        if self.waits.is_empty() && self.waits.capacity() > 64 {
+            self.waits = VecDeque::new();
         }
+    }
+
+    /// How many stanzas have come in.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.received
+    }
+
+    /// How many of them are handled without a gap.
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        self.handled
     }
 
     /// What `<a/>` may say: the stanzas handled without a gap, modulo 2^32.

@@ -126,6 +126,36 @@ fn numbers_out_of_range_change_nothing() {
 }
 
 #[test]
+fn a_stanza_is_handled_when_all_that_it_waits_for_is_done() {
+    let mut inbound = Inbound::new();
+    let seqs: Vec<_> = (0..3).map(|_| inbound.received()).collect();
+    assert_eq!(seqs, [1, 2, 3]);
+    inbound.expect(1, 2);
+    inbound.handled(1);
+    inbound.handled(2);
+    inbound.handled(1);
+    assert_eq!((inbound.h(), inbound.in_hand()), (0, 3));
+    inbound.handled(1);
+    assert_eq!((inbound.h(), inbound.done()), (2, 2));
+    inbound.handled(3);
+    assert_eq!((inbound.h(), inbound.count()), (3, 3));
+}
+
+#[test]
+fn what_is_handled_already_waits_for_nothing_more() {
+    let mut inbound = Inbound::new();
+    inbound.expect(1, 1);
+    inbound.received();
+    inbound.received();
+    inbound.handled(2);
+    inbound.expect(2, 1);
+    inbound.handled(1);
+    assert_eq!(inbound.h(), 2);
+    inbound.expect(2, 1);
+    assert_eq!(inbound.in_hand(), 0);
+}
+
+#[test]
 fn inbound_h_wraps_to_zero() {
     let mut inbound = Inbound::starting_at(u32::MAX);
     let seq = inbound.received();
@@ -212,6 +242,28 @@ proptest! {
             prop_assert_eq!(inbound.h() as usize, prefix);
         }
         prop_assert_eq!(inbound.in_hand(), 0);
+    }
+
+    #[test]
+    fn h_is_the_prefix_of_which_every_part_is_done(
+        parts in prop::collection::vec(0u32..4, 1..100),
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 500),
+    ) {
+        let mut inbound = Inbound::new();
+        let mut left: Vec<u32> = Vec::new();
+        for part in &parts {
+            let seq = inbound.received();
+            if *part > 0 { inbound.expect(seq, *part); }
+            left.push(part + 1);
+        }
+        for pick in picks {
+            let at = pick.index(left.len());
+            if left[at] == 0 { continue; }
+            inbound.handled(at as u64 + 1);
+            left[at] -= 1;
+            let prefix = left.iter().take_while(|n| **n == 0).count();
+            prop_assert_eq!(inbound.h() as usize, prefix);
+        }
     }
 
     #[test]
