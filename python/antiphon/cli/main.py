@@ -15,6 +15,7 @@ from antiphon.cli.account import account
 from antiphon.cli.check import check
 from antiphon.cli.command import command
 from antiphon.cli.configuration import config
+from antiphon.cli.migrate import migrate
 from antiphon.cli.serve import serve
 from antiphon.config.problem import ConfigProblems
 from antiphon.node.app import NodeError
@@ -27,7 +28,7 @@ def cli() -> None:
     """Antiphon, an XMPP server."""
 
 
-for _command in (serve, check, account, config, command):
+for _command in (serve, check, migrate, account, config, command):
     cli.add_command(_command)
 
 

@@ -21,6 +21,8 @@ from antiphon.config.load import Loaded
 from antiphon.config.problem import Path as KeyPath
 from antiphon.config.problem import Problem
 from antiphon.config.schema import Config, HostSettings
+from antiphon.storage.cassandra import migrations
+from antiphon.storage.cassandra.connect import CassandraFailure, connected
 
 DATABASE = "antiphon.db"
 _SOON_S = 14 * 24 * 3600
@@ -122,7 +124,10 @@ def directory(config: Config) -> Found:
 
 
 def store(config: Config) -> Found:
-    """Whether the database opens and nobody else holds it."""
+    """Whether the database opens and nobody else holds it; whether Cassandra can be used."""
+    if config.storage.backend == "cassandra":
+        yield from _cassandra(config)
+        return
     file = Path(config.data_dir) / DATABASE
     if not file.exists():
         return
@@ -138,6 +143,29 @@ def store(config: Config) -> Found:
             yield path, f"{file} is in use by another program", False
         else:
             yield path, f"{file} cannot be opened: {text}", False
+
+
+def _cassandra(config: Config) -> Found:
+    options = config.storage.cassandra
+    path: KeyPath = ("storage", "cassandra")
+    try:
+        with connected(options) as connection:
+            nodes, versions = connection.nodes(), connection.versions()
+            fault = migrations.status(connection, options.keyspace).fault
+    except CassandraFailure as error:
+        yield (*path, "contact_points"), str(error), False
+        return
+    if options.local_datacenter is not None and options.local_datacenter not in nodes:
+        text = f"there is no data centre {options.local_datacenter}, only {', '.join(nodes)}"
+        yield (*path, "local_datacenter"), text, False
+    if options.local_datacenter is None and len(nodes) > 1:
+        text = f"is needed, since there are several: {', '.join(nodes)}"
+        yield (*path, "local_datacenter"), text, False
+    if any(int(version.split(".")[0]) < 4 for version in versions):
+        text = f"Cassandra {', '.join(versions)} is too old; 4.1 and 5.0 are supported"
+        yield (*path, "contact_points"), text, False
+    if fault is not None:
+        yield (*path, "keyspace"), f"{options.keyspace} {fault}", False
 
 
 def names(config: Config) -> Found:

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connection to a Cassandra cluster, for migrations and checks; blocks, never for nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import ssl
+from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType
+from typing import Protocol
+
+from antiphon.config.schema import Cassandra
+
+Row = tuple[object, ...]
+
+_PORT = 9042
+_REQUEST_S = 30.0
+"""Changes of the schema take their time."""
+
+
+class _Future(Protocol):
+    is_schema_agreed: bool
+
+    def result(self) -> object: ...
+
+
+class _Session(Protocol):
+    def execute(self, query: object, parameters: object) -> Iterable[Sequence[object]]: ...
+    def execute_async(self, query: object) -> _Future: ...
+    def set_keyspace(self, keyspace: str) -> None: ...
+
+
+class _Cluster(Protocol):
+    def connect(self) -> _Session: ...
+    def shutdown(self) -> None: ...
+
+
+class CassandraFailure(Exception):
+    """What is wrong and what to do, in one line."""
+
+
+class Connection:
+    """A session. All methods raise CassandraFailure."""
+
+    def __init__(self, driver: ModuleType, session: _Session) -> None:
+        self._driver = driver
+        self._session = session
+
+    def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """What a query answers, read at LOCAL_QUORUM."""
+        return self._run(statement, parameters, "LOCAL_QUORUM")
+
+    def write(self, statement: str, parameters: Sequence[object] = ()) -> None:
+        """Changes rows so that a read at LOCAL_QUORUM sees it in every data centre."""
+        self._run(statement, parameters, "EACH_QUORUM")
+
+    def condition(self, statement: str, parameters: Sequence[object] = ()) -> bool:
+        """A lightweight transaction: whether it was applied."""
+        rows = self._run(statement, parameters, "QUORUM")
+        return bool(rows and rows[0][0])
+
+    def change_schema(self, statement: str) -> None:
+        """Changes the schema and waits until all nodes agree on it."""
+        with _failures(self._driver, "the statement fails"):
+            future = self._session.execute_async(self._statement(statement, "QUORUM"))
+            future.result()
+            is_agreed = future.is_schema_agreed
+        if not is_agreed:
+            raise CassandraFailure(
+                "the nodes do not agree on the schema; see `nodetool describecluster`, bring back "
+                "those that are away, and run it again"
+            )
+
+    def use(self, keyspace: str) -> None:
+        """Takes table names from this keyspace from now on."""
+        with _failures(self._driver, f"no keyspace {keyspace}"):
+            self._session.set_keyspace(keyspace)
+
+    def nodes(self) -> dict[str, int]:
+        """How many nodes each data centre has."""
+        found = self.rows("SELECT data_center FROM system.peers")
+        found += self.rows("SELECT data_center FROM system.local")
+        names = [str(row[0]) for row in found]
+        return {name: names.count(name) for name in sorted(set(names))}
+
+    def versions(self) -> list[str]:
+        """The releases that run, without doubles."""
+        found = self.rows("SELECT release_version FROM system.peers")
+        found += self.rows("SELECT release_version FROM system.local")
+        return sorted({str(row[0]) for row in found})
+
+    def _statement(self, text: str, consistency: str) -> object:
+        query = importlib.import_module("cassandra.query")
+        levels = importlib.import_module("cassandra").ConsistencyLevel
+        made: object = query.SimpleStatement(text, consistency_level=getattr(levels, consistency))
+        return made
+
+    def _run(self, text: str, parameters: Sequence[object], consistency: str) -> list[Row]:
+        with _failures(self._driver, "the statement fails"):
+            answer = self._session.execute(
+                self._statement(text, consistency), tuple(parameters) or None
+            )
+            return [tuple(row) for row in answer]
+
+
+@contextlib.contextmanager
+def connected(options: Cassandra) -> Iterator[Connection]:
+    """A connection as the configuration says. Raises CassandraFailure."""
+    # The driver warns of every node that is away; what matters comes back as an error.
+    logger = logging.getLogger("cassandra")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    try:
+        driver = importlib.import_module("cassandra.cluster")
+    except ImportError as error:
+        raise CassandraFailure(
+            f"the Python package cassandra-driver is missing ({error}): pip install it"
+        ) from error
+    points = ", ".join(options.contact_points)
+    cluster = _cluster(driver, options)
+    try:
+        with _failures(driver, f"no Cassandra answers at {points}"):
+            session = cluster.connect()
+        yield Connection(driver, session)
+    finally:
+        cluster.shutdown()
+
+
+def _cluster(driver: ModuleType, options: Cassandra) -> _Cluster:
+    policies = importlib.import_module("cassandra.policies")
+    query = importlib.import_module("cassandra.query")
+    if options.local_datacenter is not None:
+        balancing = policies.DCAwareRoundRobinPolicy(options.local_datacenter)
+    else:
+        balancing = policies.RoundRobinPolicy()
+    profile = driver.ExecutionProfile(
+        load_balancing_policy=balancing,
+        request_timeout=_REQUEST_S,
+        row_factory=query.tuple_factory,
+    )
+    login = None
+    if options.user is not None:
+        auth = importlib.import_module("cassandra.auth")
+        login = auth.PlainTextAuthProvider(options.user, options.password or "")
+    made: _Cluster = driver.Cluster(
+        [_endpoint(point) for point in options.contact_points],
+        execution_profiles={driver.EXEC_PROFILE_DEFAULT: profile},
+        auth_provider=login,
+        ssl_context=_tls(options),
+        protocol_version=4,
+        connect_timeout=float(options.connect_seconds),
+        max_schema_agreement_wait=_REQUEST_S,
+    )
+    return made
+
+
+def _endpoint(point: str) -> tuple[str, int]:
+    host, colon, port = point.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")):
+        return point.strip("[]"), _PORT
+    return host.strip("[]"), int(port)
+
+
+def _tls(options: Cassandra) -> ssl.SSLContext | None:
+    if options.ca is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=options.ca)
+        if options.certificate is not None:
+            context.load_cert_chain(options.certificate, options.key)
+    except (OSError, ssl.SSLError) as error:
+        raise CassandraFailure(f"storage.cassandra: TLS cannot be used: {error}") from error
+    return context
+
+
+@contextlib.contextmanager
+def _failures(driver: ModuleType, prefix: str) -> Iterator[None]:
+    """The driver's errors as one line."""
+    base = importlib.import_module("cassandra")
+    try:
+        yield
+    except driver.NoHostAvailable as error:
+        reasons = {_said(one) for one in error.errors.values()} if error.errors else {_said(error)}
+        raise CassandraFailure(f"{prefix}: {'; '.join(sorted(reasons))}") from error
+    except (base.DriverException, OSError) as error:
+        raise CassandraFailure(f"{prefix}: {_said(error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if "Bad credentials" in text or "AuthenticationFailed" in type(error).__name__:
+        return f"the login is refused ({text}); correct storage.cassandra.user and password"
+    return text or type(error).__name__
