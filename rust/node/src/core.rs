@@ -6,13 +6,13 @@ use crate::gateway::NodeGateway;
 use crate::live::{ConfigError, Live};
 use crate::metrics::Readings;
 use crate::node::{ERROR, INFO, Node};
+use crate::storage;
 use crate::trim::Trim;
 use antiphon_net::admission::{Admission, LoginReadings};
 use antiphon_net::gateway::Gateway;
 use antiphon_net::listener::{ListenerConfig, Net, listen};
 use antiphon_net::timers::Alarms;
 use antiphon_routing::store::Store;
-use antiphon_store::{Sqlite, SqliteConfig};
 use antiphon_xmpp::stream::StreamCondition;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
@@ -113,8 +113,7 @@ impl Core {
             .iter()
             .map(ListenerConfig::from)
             .collect();
-        let store: Arc<dyn Store> =
-            Arc::new(Sqlite::open(SqliteConfig::new(&live.config.data_dir))?);
+        let store = storage::open(&live.config, &self.bridge)?;
         let locator = Arc::new(antiphon_cluster::Local);
         let handle = runtime.handle().clone();
         let node = Arc::new(Node::new(
