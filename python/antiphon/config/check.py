@@ -196,16 +196,33 @@ def _mechanisms(config: Config) -> Found:
 
 
 def _backends(config: Config) -> Found:
-    if config.storage.backend != "sqlite":
-        yield (
-            ("storage", "backend"),
-            f'this version supports "sqlite" only; "{config.storage.backend}" needs a later one',
-        )
+    if config.storage.backend == "cassandra":
+        yield from _cassandra(config)
     if config.cluster.backend != "local":
         yield (
             ("cluster", "backend"),
             f'this version supports "local" only; "{config.cluster.backend}" needs a later one',
         )
+
+
+def _cassandra(config: Config) -> Found:
+    given, path = config.storage.cassandra, ("storage", "cassandra")
+    if not given.contact_points:
+        yield (*path, "contact_points"), "is empty; name some nodes"
+    for index, point in enumerate(given.contact_points):
+        host, colon, port = point.rpartition(":")
+        is_good = port.isascii() and port.isdigit() and 0 < int(port) < 65536
+        if colon and not (host and (is_good or ":" in host)):
+            yield (*path, "contact_points", index), f'"{point}" is not host:port'
+    yield from _pair(path, given.certificate, given.key)
+    if given.ca is not None:
+        yield from _readable((*path, "ca"), given.ca)
+    elif given.certificate is not None:
+        yield (*path, "certificate"), "needs the ca beside it, which turns TLS on"
+    if given.user is None and given.password is not None:
+        yield (*path, "password"), "needs the user beside it"
+    if given.user is not None and given.password is None:
+        yield (*path, "user"), "needs password or password_file beside it"
 
 
 def _modules(config: Config, options: Options) -> Found:

@@ -60,10 +60,28 @@ class CoreAuth(Struct, frozen=True, kw_only=True):
     allow_plaintext: bool
 
 
+class CoreCassandra(Struct, frozen=True, kw_only=True):
+    """`[storage.cassandra]` of the file, without what only migrations need."""
+
+    contact_points: tuple[str, ...]
+    keyspace: str
+    local_datacenter: str | None
+    user: str | None
+    password: str | None
+    ca: str | None
+    certificate: str | None
+    key: str | None
+    request_timeout_ms: int
+    connect_seconds: int
+    read_seconds: int
+    write_seconds: int
+
+
 class CoreStorage(Struct, frozen=True, kw_only=True):
-    """Which engine."""
+    """Which engine, and where it is; `cassandra` only if it is that one."""
 
     backend: str
+    cassandra: CoreCassandra | None = None
 
 
 class CoreComponent(Struct, frozen=True, kw_only=True):
@@ -131,7 +149,7 @@ def core_config(
             client_ca=None if is_offline else config.auth.client_ca,
             allow_plaintext=config.auth.allow_plaintext,
         ),
-        storage=CoreStorage(backend=config.storage.backend),
+        storage=_storage(config),
         components=tuple(
             CoreComponent(domain=one.domain, secret=one.secret or "") for one in config.component
         ),
@@ -178,6 +196,14 @@ def websocket_url(config: Config, domain: str) -> str | None:
         if listener.security == "direct" and "/ws" in served_paths(listener) and address:
             return f"wss://{domain}:{address[1]}/ws"
     return None
+
+
+def _storage(config: Config) -> CoreStorage:
+    if config.storage.backend != "cassandra":
+        return CoreStorage(backend=config.storage.backend)
+    options = msgspec.structs.asdict(config.storage.cassandra)
+    wanted = {name: options[name] for name in CoreCassandra.__struct_fields__}
+    return CoreStorage(backend="cassandra", cassandra=CoreCassandra(**wanted))
 
 
 def _listener(listener: Listener) -> CoreListener:

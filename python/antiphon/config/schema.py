@@ -159,12 +159,64 @@ class Auth(Section, frozen=True, kw_only=True):
 
 
 class Cassandra(Section, frozen=True, kw_only=True):
-    """Comes with a later version."""
+    """The cluster that `storage.backend = "cassandra"` keeps everything in (4.1 or 5.0)."""
 
-    contact_points: Annotated[tuple[str, ...], Meta(description="Addresses, host:port.")] = (
-        "127.0.0.1:9042",
-    )
-    keyspace: Annotated[str, Meta(description="Its name.")] = "antiphon"
+    contact_points: Annotated[
+        tuple[str, ...],
+        Meta(description="Some of its nodes, host:port; the others are found through them."),
+    ] = ("127.0.0.1:9042",)
+    keyspace: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_]{1,48}$",
+            description="Its name; `antiphon migrate` makes it.",
+            extra={"rule": "letters, digits and _, at most 48"},
+        ),
+    ] = "antiphon"
+    local_datacenter: Annotated[
+        str | None,
+        Meta(description="The data centre that is asked; needed where there are several."),
+    ] = None
+    replication: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[^:]+:[1-9][0-9]?$")], ...],
+        Meta(
+            description="Copies in each data centre, like dc1:3, when `antiphon migrate` makes "
+            "the keyspace; left out: 3 in each, or as many as it has nodes.",
+            extra={"rule": "data centre and number, like dc1:3"},
+        ),
+    ] = ()
+    user: Annotated[str | None, Meta(description="Where Cassandra asks for one.")] = None
+    password: Annotated[str | None, Meta(description="Of this user.", extra=SECRET)] = None
+    password_file: Annotated[str | None, Meta(description="File with it.", extra=PATH)] = None
+    ca: Annotated[
+        str | None,
+        Meta(
+            description="PEM file of the authority of its certificates, which must name the "
+            "nodes' IP addresses; turns TLS on.",
+            extra=PATH,
+        ),
+    ] = None
+    certificate: Annotated[str | None, Meta(description="PEM file for us.", extra=PATH)] = None
+    key: Annotated[str | None, Meta(description="PEM file of its key.", extra=PATH)] = None
+    request_timeout_ms: Annotated[
+        int,
+        Meta(ge=100, le=60_000, description="A request without an answer is repeated after it."),
+    ] = 2_000
+    connect_seconds: Annotated[
+        int, Meta(ge=1, le=600, description="How long a starting node waits for an answer.")
+    ] = 15
+    read_seconds: Annotated[
+        int, Meta(ge=1, le=600, description="Reads fail after it while Cassandra is away.")
+    ] = 5
+    write_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3_600,
+            description="Writes wait so long for Cassandra to come back, then their senders get "
+            "errors.",
+        ),
+    ] = 120
 
 
 class Storage(Section, frozen=True, kw_only=True):
@@ -172,7 +224,7 @@ class Storage(Section, frozen=True, kw_only=True):
 
     backend: Annotated[
         Literal["sqlite", "cassandra"],
-        Meta(description="sqlite: one file in data_dir. cassandra comes with a later version."),
+        Meta(description="sqlite: one file in data_dir. cassandra: see below."),
     ] = "sqlite"
     cassandra: Cassandra = field(default_factory=Cassandra)
 

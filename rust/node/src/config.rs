@@ -135,8 +135,52 @@ pub struct Auth {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Storage {
-    /// `sqlite`
-    pub backend: String,
+    /// Which.
+    pub backend: Backend,
+    /// Where that one is.
+    #[serde(default)]
+    pub cassandra: Option<Cassandra>,
+}
+
+/// Storage engines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// A file.
+    Sqlite,
+    /// A cluster.
+    Cassandra,
+}
+
+/// The cluster that everything is kept in.
+#[derive(Clone, Deserialize)]
+#[allow(
+    missing_docs,
+    reason = "documented once, in python/antiphon/config/schema.py"
+)]
+#[serde(deny_unknown_fields)]
+pub struct Cassandra {
+    pub contact_points: Vec<String>,
+    pub keyspace: String,
+    pub local_datacenter: Option<String>,
+    pub user: Option<String>,
+    pub password: Option<String>,
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub request_timeout_ms: u64,
+    pub connect_seconds: u64,
+    pub read_seconds: u64,
+    pub write_seconds: u64,
+}
+
+impl std::fmt::Debug for Cassandra {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cassandra")
+            .field("contact_points", &self.contact_points)
+            .field("keyspace", &self.keyspace)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An external component.

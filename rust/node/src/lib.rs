@@ -16,6 +16,7 @@ pub mod requests;
 pub mod route;
 pub mod sessions;
 pub mod shard;
+mod storage;
 mod trim;
 pub mod value;
 

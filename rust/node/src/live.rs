@@ -44,6 +44,9 @@ pub enum ConfigError {
     /// The store.
     #[error(transparent)]
     Store(#[from] antiphon_store::OpenError),
+    /// The store, where it is a cluster.
+    #[error(transparent)]
+    Cassandra(#[from] antiphon_store::cassandra::CassandraOpenError),
     /// A socket.
     #[error("cannot listen on {address}: {reason}")]
     Listen {
@@ -78,12 +81,6 @@ impl Live {
     pub fn new(config: NodeConfig) -> Result<Self, ConfigError> {
         if config.hosts.is_empty() {
             return Err(ConfigError::Document("no domain is configured".into()));
-        }
-        if config.storage.backend != "sqlite" {
-            return Err(ConfigError::Document(format!(
-                "unknown storage backend {:?}",
-                config.storage.backend
-            )));
         }
         let limits = &config.limits;
         let policy = Policy {
