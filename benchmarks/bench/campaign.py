@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from bench.accounts import Accounts
 from bench.ours import Antiphon, AntiphonOne, AntiphonTwo
@@ -23,8 +25,8 @@ TUNED: tuple[type[Server], ...] = (Antiphon, Prosody, Ejabberd)
 DEFAULT: tuple[type[Server], ...] = (ProsodyDefault, EjabberdDefault)
 WORKERS: tuple[type[Server], ...] = (AntiphonOne, AntiphonTwo)
 
-# Servers at once where only memory is looked at.
-AT_ONCE = 12
+# The generator's throw-away logins and its pause after them.
+THROW_AWAY_S = 3.0
 
 
 def say(text: str) -> None:
@@ -76,6 +78,7 @@ class Campaign:
         self.kinds = kinds
         self.runs: list[Run] = []
         self.failures: list[str] = []
+        self._turn = threading.Lock()
 
     def run(self, scenarios: Sequence[Scenario]) -> None:
         """Everything, each kind of scenario in its own way."""
@@ -150,32 +153,42 @@ class Campaign:
                 self._keep(scenario, server, repetition, result)
 
     def _memory(self, scenarios: Sequence[Scenario]) -> None:
-        """A new process for each figure. Many at once: they compete for time, not for memory."""
-        tuned = [kind for kind in self.kinds if not kind.is_default]
-        say("bench: idle connections, each server and repetition in a process of its own")
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            waiting = [
-                (scenario, kind, pool.submit(self._idle, kind, scenario), repetition)
-                for repetition in range(self.plan.memory_repetitions)
-                for scenario in scenarios
-                for kind in tuned
-            ]
-            for scenario, kind, future, repetition in waiting:
-                try:
-                    server, result = future.result()
-                except ServerError as err:
-                    self._failed(f"{scenario.name}, {kind.name}: {err}")
-                    continue
-                self._keep(scenario, server, repetition, result)
+        """A new process for each figure. Many at once, but only one is logged in to at a time:
 
-    def _idle(self, kind: type[Server], scenario: Scenario) -> tuple[Server, Result]:
-        server = self.stage.server(kind)
-        server.start(scenario.accounts(self.plan.connections))
+        what an allocator keeps after a storm depends on how busy the machine was.
+        """
+        say("bench: idle connections, each server and repetition in a process of its own")
+        cells = [
+            (scenario, kind) for scenario in scenarios for kind in self.kinds if not kind.is_default
+        ]
+        for repetition in range(self.plan.memory_repetitions):
+            with ThreadPoolExecutor(len(cells)) as pool:
+                servers = list(pool.map(lambda cell: self._fresh(*cell), cells))
+                try:
+                    waiting = [
+                        (scenario, server, pool.submit(self._gated, server, scenario))
+                        for (scenario, _), server in zip(cells, servers, strict=True)
+                        if server is not None
+                    ]
+                    for scenario, server, future in waiting:
+                        try:
+                            result = future.result()
+                        except ServerError as err:
+                            self._failed(f"{scenario.name}, {server.name}: {err}")
+                        else:
+                            self._keep(scenario, server, repetition, result)
+                finally:
+                    list(pool.map(Server.stop, [server for server in servers if server]))
+
+    def _fresh(self, scenario: Scenario, kind: type[Server]) -> Server | None:
+        """A server with accounts of its own, started; None if it does not start."""
         try:
-            return server, self.measure(server, scenario)
-        finally:
-            server.stop()
-            shutil.rmtree(server.place.folder, ignore_errors=True)
+            server = self.stage.server(kind)
+            server.start(scenario.accounts(self.plan.connections))
+        except ServerError as err:
+            self._failed(f"{scenario.name}, {kind.name}: {err}")
+            return None
+        return server
 
     def _keep(self, scenario: Scenario, server: Server, repetition: int, result: Result) -> None:
         self.runs.append(
@@ -198,35 +211,77 @@ class Campaign:
         self.failures.append(text)
         say(f"  {text}: left out")
 
-    def measure(self, server: Server, scenario: Scenario) -> Result:
-        """One repetition. Raises ServerError with what the generator said."""
+    def _arguments(self, server: Server, scenario: Scenario) -> list[str]:
+        """The generator's command."""
         plan = self.plan
         address, tls = (server.direct, "direct") if scenario.tls else (server.plain, "none")
-        arguments = [*scenario.arguments, "--address", address, "--tls", tls]
-        arguments += ["--pid", str(server.pid)]
+        pinned = ["taskset", "-c", "1"] if server.place.cpu is not None else []
+        arguments = [*pinned, str(self.stage.load), *scenario.arguments]
+        arguments += ["--address", address, "--tls", tls, "--pid", str(server.pid)]
         if scenario.kind == "memory":
-            count = str(plan.connections)
+            count = str(len(scenario.accounts(plan.connections).names))
             arguments += ["--connections", count, "--users", count, "--settle", str(plan.settle)]
+            arguments += ["--gate", "1"]
         else:
             window = plan.seconds * scenario.stretch
             arguments += ["--warmup", f"{plan.warmup:g}", "--seconds", f"{window:g}"]
         if scenario.kind == "crossings":
             arguments += ["--metrics", server.administration]
-        pinned = ["taskset", "-c", "1"] if server.place.cpu is not None else []
+        return arguments
+
+    def measure(self, server: Server, scenario: Scenario) -> Result:
+        """One repetition. Raises ServerError with what the generator said."""
         try:
             done = subprocess.run(
-                [*pinned, str(self.stage.load), *arguments],
+                self._arguments(server, scenario),
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=plan.patience_s,
+                timeout=self.plan.patience_s,
             )
         except subprocess.TimeoutExpired as err:
-            raise ServerError(f"no end after {plan.patience_s:.0f} s") from err
-        if done.returncode != 0:
-            raise ServerError(done.stderr.strip())
-        result: Result = json.loads(done.stdout)
-        return result
+            raise ServerError(f"no end after {self.plan.patience_s:.0f} s") from err
+        return _result(done.returncode, done.stdout, done.stderr)
+
+    def _gated(self, server: Server, scenario: Scenario) -> Result:
+        """The same, its logins when it is its turn. Raises ServerError."""
+        with subprocess.Popen(
+            self._arguments(server, scenario),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as load:
+            # The end of the generator ends both readings below: it is never waited for in vain.
+            timer = threading.Timer(2 * self.plan.patience_s, load.kill)
+            timer.start()
+            try:
+                # Twenty logins are thrown away first.
+                time.sleep(THROW_AWAY_S)
+                with self._turn:
+                    _pipe(load.stdin).write("go\n")
+                    _pipe(load.stdin).flush()
+                    said = _pipe(load.stderr).readline()
+                out, err = load.communicate()
+            except BrokenPipeError:
+                out, said, err = "", "", _pipe(load.stderr).read()
+            finally:
+                timer.cancel()
+        return _result(load.returncode, out, said + err)
+
+
+def _pipe(end: IO[str] | None) -> IO[str]:
+    """A pipe that was asked for is there."""
+    assert end is not None
+    return end
+
+
+def _result(code: int, out: str, err: str) -> Result:
+    """What the generator printed. Raises ServerError."""
+    if code != 0:
+        raise ServerError(err.strip() or f"the generator ended with {code}")
+    result: Result = json.loads(out)
+    return result
 
 
 def _stop(servers: Sequence[Server]) -> None:

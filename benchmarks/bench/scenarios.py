@@ -39,8 +39,11 @@ class Scenario:
     """Memory only: every account has a roster."""
 
     def accounts(self, connections: int) -> Accounts:
-        """What its own server gets (memory)."""
-        return Accounts(0, connections) if self.is_befriended else Accounts(connections)
+        """What its own server gets, one for each connection (memory).
+
+        The befriended are half as many: their first presence is fifty deliveries each.
+        """
+        return Accounts(0, connections // 2) if self.is_befriended else Accounts(connections)
 
 
 _MSG = Scenario("msg-plain", "1-1 messages, plain, saturated", ("msg",), with_defaults=True)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -188,13 +189,15 @@ class Ports:
 
     def __init__(self, first: int = 15222) -> None:
         self._next = first
+        self._lock = threading.Lock()
 
     def take(self) -> int:
         """The first of four. Raises ServerError if there are none left."""
-        while self._next < _EPHEMERAL:
-            first, self._next = self._next, self._next + 10
-            if _are_free(first):
-                return first
+        with self._lock:
+            while self._next < _EPHEMERAL:
+                first, self._next = self._next, self._next + 10
+                if _are_free(first):
+                    return first
         raise ServerError(f"no free ports below {_EPHEMERAL}")
 
 

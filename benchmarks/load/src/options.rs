@@ -37,6 +37,8 @@ options, with their defaults
   --sm 0                     stream management, an ack request each N stanzas; 0: off
   --carbons 0                1: every user has a second resource with carbons on
   --contacts 50              of a user, in a ring: the half before and the half after (presence)
+  --gate 0                   1: reads a line before the logins and writes `ready` to standard
+                             error after them, so that several runs can take turns (idle)
   --roster 0                 1: every client asks for its roster at login (idle)
   --busy 200                 sessions that exchange messages, in pairs (soak)
   --settle 25                seconds between the last login and the reading of memory (idle)
@@ -130,6 +132,7 @@ pub struct Options {
     pub carbons: bool,
     pub contacts: usize,
     pub roster: bool,
+    pub gate: bool,
     pub busy: usize,
     pub settle: Duration,
     pub logins: usize,
@@ -190,6 +193,7 @@ impl Options {
             carbons: false,
             contacts: 50,
             roster: false,
+            gate: false,
             busy: 200,
             settle: Duration::from_secs(25),
             logins: 32,
@@ -235,6 +239,7 @@ impl Options {
             "--body" => self.body = size(name, value, 32, 100_000)?,
             "--sm" => self.sm = u32::try_from(number(name, value, 0, 1000)?).unwrap_or(0),
             "--carbons" => self.carbons = number(name, value, 0, 1)? == 1,
+            "--gate" => self.gate = number(name, value, 0, 1)? == 1,
             "--roster" => self.roster = number(name, value, 0, 1)? == 1,
             "--busy" => self.busy = size(name, value, 2, MAX_CONNECTIONS)?,
             "--contacts" => self.contacts = size(name, value, 2, 1000)?,

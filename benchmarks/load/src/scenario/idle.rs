@@ -9,10 +9,13 @@ use crate::proc::{Memory, family};
 use crate::session::{Session, Setup};
 use mio::Events;
 use serde_json::{Value, json};
+use std::io::Write;
 use std::time::Duration;
 
 /// Logins before the first reading, so that what the server makes once is not counted.
 const THROWN_AWAY: usize = 20;
+/// What is written to standard error when everybody is in.
+const READY: &str = "ready";
 const PAUSE: Duration = Duration::from_secs(2);
 /// Over this time the CPU of the idle server is taken.
 const WATCH: Duration = Duration::from_secs(5);
@@ -29,7 +32,13 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     std::thread::sleep(PAUSE);
     let pids = family(&options.pids);
     let before = Memory::of(&pids);
+    if options.gate {
+        std::io::stdin().read_line(&mut String::new())?;
+    }
     let (mut pool, mut crew) = crew_up(options, options.connections, &mut events)?;
+    if options.gate {
+        writeln!(std::io::stderr(), "{READY}")?;
+    }
     crew.rest(&mut pool, &mut events, options.settle)?;
     let after = Memory::of(&pids);
     let meter = Meter::start(options);
