@@ -9,6 +9,7 @@ pub mod gateway;
 pub mod http;
 pub mod listener;
 pub mod session;
+mod spare;
 pub mod timers;
 pub mod tls;
 pub mod transport;

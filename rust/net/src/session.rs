@@ -8,6 +8,7 @@
     reason = "a refused stanza is given back, and boxing it would cost every delivery"
 )]
 
+use crate::spare;
 use antiphon_routing::SessionId;
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::stanza::Stanza;
@@ -227,6 +228,9 @@ impl Session {
             if self.is_full(state) {
                 overflow(state);
                 return Err(Undelivered::Overflow(sent.stanza, unconfirmed(state)));
+            }
+            if state.out.bytes.capacity() == 0 {
+                state.out.bytes = spare::take();
             }
             state.out.write_stanza(&sent.stanza);
         }

@@ -1,6 +1,7 @@
 //! One TCP connection, with TLS or without: bytes in through a scratch buffer that belongs to the
 //! thread, bytes out from what the driver has written. An idle connection keeps no buffer.
 
+use crate::spare;
 use rustls::ServerConnection;
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -203,7 +204,7 @@ impl Transport {
             }
         }
         if self.at == self.pending.len() {
-            self.pending = Vec::new();
+            spare::give(std::mem::take(&mut self.pending));
             self.at = 0;
         }
         Poll::Ready(Ok(()))

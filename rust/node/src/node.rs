@@ -370,7 +370,8 @@ impl Node {
                 return;
             }
             let mut over: Vec<(SessionId, u64, Stanza)> = Vec::new();
-            for effect in std::mem::take(&mut fx.local) {
+            let mut effects = std::mem::take(&mut fx.local);
+            for effect in effects.drain(..) {
                 match effect {
                     Local::Deliver {
                         session,
@@ -398,6 +399,10 @@ impl Node {
                     }
                     other => self.carry_rare(other),
                 }
+            }
+            if fx.local.is_empty() {
+                // Its buffer is used again.
+                fx.local = effects;
             }
             if over.is_empty() {
                 return;

@@ -10,7 +10,16 @@ use antiphon_routing::store::StoreError;
 use antiphon_routing::user::User;
 use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError, StanzaKind};
 use antiphon_xmpp::{Jid, ns};
+use std::cell::Cell;
 use std::sync::Arc;
+
+/// Room for stanzas that a thread keeps for the next that it routes.
+const MAX_ROUTES: usize = 256;
+
+thread_local! {
+    /// Empty; every stanza of a client needs one.
+    static ROUTES: Cell<Routes> = const { Cell::new(Routes::new()) };
+}
 
 /// To whom a stanza goes.
 enum Addressee {
@@ -69,7 +78,7 @@ impl Node {
                     user.outgoing(sender, stanza, node.now(), &node.live.load().policy, fx);
                 }
             };
-        let mut routes = Routes::new();
+        let mut routes = ROUTES.take();
         // The entity of a bound session is in memory, so the job has run.
         let _ = self.with_user(&session.jid, job, &mut routes);
         let mut is_later = false;
@@ -78,6 +87,9 @@ impl Node {
             let is_own =
                 stanza.kind != StanzaKind::Presence && stanza.from.as_ref() == Some(&session.jid);
             is_later |= self.route_one(stanza, origin.filter(|_| is_own), &mut routes);
+        }
+        if routes.capacity() <= MAX_ROUTES {
+            ROUTES.set(routes);
         }
         if !is_later {
             session.handled(seq);

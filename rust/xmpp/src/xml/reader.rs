@@ -7,8 +7,10 @@ use super::scan::{Env, Mode, Progress, Scan};
 use super::scope::Scope;
 use super::stanza::assemble;
 use super::tag::Tag;
+use crate::jid::Jid;
 use crate::ns;
 use crate::stanza::Stanza;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -99,6 +101,22 @@ const MAX_HEADER_PREFIXES: usize = 64;
 /// Positions in an element are kept in 32 bits.
 const MAX_STANZA_BYTES: usize = i32::MAX as usize;
 
+/// What a spare buffer may hold at most.
+const MAX_SPARE: usize = 64 * 1024;
+
+thread_local! {
+    /// The buffer of the reader that was last through with its own: most have it for one turn.
+    static SPARE: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// Keeps a buffer for the next reader of this thread.
+fn spare(mut text: String) {
+    if text.capacity() > 0 && text.capacity() <= MAX_SPARE {
+        text.clear();
+        SPARE.set(text);
+    }
+}
+
 /// Incremental, push in and pull out. Holds no buffer while no first-level element is unfinished.
 ///
 /// Events and errors depend on the bytes alone, not on how they were split. An element is
@@ -120,7 +138,14 @@ pub struct Reader {
     /// The element that `text[at..]` begins with, once more bytes are needed for it.
     scan: Option<Box<Scan>>,
     header: Option<Box<Header>>,
-    last_type: Option<Arc<str>>,
+    last: Option<Box<Last>>,
+}
+
+/// What the stanza before had; the next often has the same, and then shares it.
+#[derive(Debug, Default)]
+struct Last {
+    type_: Option<Arc<str>>,
+    to: Option<Jid>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +186,7 @@ impl Reader {
             state: State::Start,
             scan: None,
             header: None,
-            last_type: None,
+            last: None,
         }
     }
     /// A reader for RFC 7395 framing: each [`Reader::feed`] is one whole WebSocket message.
@@ -177,6 +202,9 @@ impl Reader {
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.poison.is_some() || matches!(self.state, State::Closed | State::Failed(_)) {
             return;
+        }
+        if self.text.capacity() == 0 {
+            self.text = SPARE.take();
         }
         let rest = self.complete_tail(bytes);
         let (text, rest) = check(rest);
@@ -264,7 +292,7 @@ impl Reader {
     fn release(&mut self) {
         if self.at == self.text.len() {
             if self.frames.as_ref().is_none_or(VecDeque::is_empty) {
-                self.text = String::new();
+                spare(std::mem::take(&mut self.text));
                 self.at = 0;
             }
         } else if self.scan.is_some() && self.at > 0 {
@@ -462,7 +490,8 @@ impl Reader {
             limits: self.limits,
             scope: header.map_or(&around, |h| &h.scope),
             lang: header.and_then(|h| h.lang.as_ref()),
-            last_type: self.last_type.as_ref(),
+            last_type: self.last.as_ref().and_then(|last| last.type_.as_ref()),
+            last_to: self.last.as_ref().and_then(|last| last.to.as_ref()),
         };
         let text = &self.text[self.at..end];
         let (event, len) = match scan.advance(text, &env)? {
@@ -486,7 +515,11 @@ impl Reader {
             }
         };
         if let Event::Stanza(stanza) | Event::Malformed(stanza, _) = &event {
-            self.last_type.clone_from(&stanza.type_);
+            let last = self.last.get_or_insert_default();
+            last.type_.clone_from(&stanza.type_);
+            if stanza.to.is_some() && stanza.to != last.to {
+                last.to.clone_from(&stanza.to);
+            }
         }
         self.at += len;
         Ok(Some(event))
@@ -623,6 +656,7 @@ pub(super) fn parse_scoped(xml: &str, scope: &Scope, limits: Limits) -> Result<E
         scope,
         lang: None,
         last_type: None,
+        last_to: None,
     };
     let mut scan = Scan::default();
     match scan.advance(window, &env)? {

@@ -7,6 +7,7 @@ use super::reader::{Limits, XmlError};
 use super::scope::{Bindings, Ns, Scope};
 use super::tag::{Kind, RawAttr, Tag, check_text, unescape};
 use super::{intern, stanza};
+use crate::jid::Jid;
 use crate::ns;
 use crate::stanza::ChildRef;
 use memchr::{memchr, memmem};
@@ -42,6 +43,8 @@ pub(super) struct Env<'a> {
     pub lang: Option<&'a Arc<str>>,
     /// The `type` of the stanza before, which is often the same.
     pub last_type: Option<&'a Arc<str>>,
+    /// The last `to`: who writes once mostly writes again.
+    pub last_to: Option<&'a Jid>,
 }
 
 /// How far a scan came.

@@ -42,10 +42,14 @@ impl Head {
         };
         for attr in &tag.attrs {
             match (attr.prefix, attr.local) {
-                ("", "to") => match Jid::parse(&attr.value()) {
-                    Ok(jid) => head.to = Some(jid),
-                    Err(_) => head.malformed = head.malformed.or(Some(Address::To)),
-                },
+                ("", "to") => {
+                    let value = attr.value();
+                    let same = env.last_to.filter(|last| last.as_str() == &*value);
+                    match same.map_or_else(|| Jid::parse(&value), |last| Ok(last.clone())) {
+                        Ok(jid) => head.to = Some(jid),
+                        Err(_) => head.malformed = head.malformed.or(Some(Address::To)),
+                    }
+                }
                 ("", "from") => match Jid::parse(&attr.value()) {
                     Ok(jid) => head.from = Some(jid),
                     Err(_) => head.malformed = Some(Address::From),
@@ -157,6 +161,7 @@ fn rewrite(text: &str, env: &Env) -> Result<Payload, XmlError> {
         mode: Mode::Tree,
         lang: None,
         last_type: None,
+        last_to: None,
         ..*env
     };
     let root = match scan.advance(text, &tree)? {
