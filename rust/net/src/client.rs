@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::time::{Duration, Sleep, sleep};
 
+/// What a request before login counts as: it is work for Python, and anybody's.
+const REGISTRATION_STANZAS: u64 = 10;
+
 /// Rates and deadlines of client connections; 0 turns one off.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientLimits {
@@ -164,6 +167,8 @@ impl Client {
             Action::Stanza(stanza) => self.stanza(stanza, now_ms),
             Action::Answer(stanza) => self.answered(stanza, now_ms),
             Action::Register(iq) => {
+                let wait = self.stanzas.take(REGISTRATION_STANZAS, now_ms);
+                self.slow_down(wait);
                 let answer = self.gateway.register(iq, self.peer);
                 self.later = Some(Box::pin(async { Reply::Registered(answer.await) }));
             }
@@ -315,9 +320,7 @@ impl Client {
         if self.fed > 0 {
             let fed = std::mem::take(&mut self.fed);
             let wait = self.bytes.take(fed as u64, now_ms);
-            if self.session.is_some() {
-                self.slow_down(wait);
-            }
+            self.slow_down(wait);
         }
         match &mut self.throttle {
             None => true,
