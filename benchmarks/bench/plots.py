@@ -35,6 +35,8 @@ def plot(runs: Sequence[Run], scenario: Scenario, labels: Mapping[str, str], pat
     """One PNG with a panel for each row of the scenario. False if there is nothing to show."""
     from matplotlib import pyplot as plt  # noqa: PLC0415  see is_possible
 
+    if scenario.kind == "crossings":
+        return False
     rows = [row for row in ROWS if row.scenario is scenario]
     shown = {name: label for name, label in labels.items() if results(runs, scenario, name)}
     if (
@@ -93,10 +95,8 @@ def overview(rows: Sequence[Judged], path: Path) -> bool:
     for place, row in enumerate(reversed(shown)):
         ratio = row["ratio"] or 0.0
         axis.barh(place, ratio, height=0.6, color=MISSED if row["verdict"] == "missed" else OURS)
-        axis.annotate(
-            f"{ratio:.1f}x", (ratio, place), textcoords="offset points", xytext=(5, 0),
-            va="center", fontsize=9,
-        )  # fmt: skip
+        # Inside, at the axis, where no bound stands.
+        axis.text(1.05, place, f"{ratio:.1f}x", va="center", fontsize=9, color="white")
         for bound, style in ((row["must"], "-"), (row["aim"], ":")):
             at = float(bound.removesuffix("x"))
             axis.plot([at, at], [place - 0.4, place + 0.4], style, color="black", linewidth=1.6)
