@@ -138,7 +138,11 @@ impl Client {
     fn is_blocked(&self) -> bool {
         match &self.session {
             None => self.backlog >= BACKLOG,
-            Some((session, _)) => session.is_held() || (self.backlog > 0 && session.is_behind()),
+            Some((session, _)) => {
+                session.is_held()
+                    || session.is_saving()
+                    || (self.backlog > 0 && session.is_behind())
+            }
         }
     }
 
@@ -407,7 +411,8 @@ impl Client {
         if limits.ping_seconds == 0 {
             return;
         }
-        if self.throttle.is_some() {
+        let is_saving = self.session.as_ref().is_some_and(|(s, _)| s.is_saving());
+        if self.throttle.is_some() || is_saving {
             // The silence is ours.
             self.last_read_ms = now_ms;
             self.pinged_ms = 0;

@@ -47,7 +47,7 @@ impl Component {
     fn is_blocked(&self) -> bool {
         match &self.session {
             None => self.backlog >= BACKLOG,
-            Some(session) => self.backlog > 0 && session.is_behind(),
+            Some(session) => session.is_saving() || (self.backlog > 0 && session.is_behind()),
         }
     }
 

@@ -5,6 +5,7 @@ pub mod admission;
 pub mod client;
 pub mod component;
 pub mod conn;
+pub mod gate;
 pub mod gateway;
 pub mod http;
 pub mod listener;

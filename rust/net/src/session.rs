@@ -8,6 +8,7 @@
     reason = "a refused stanza is given back, and boxing it would cost every delivery"
 )]
 
+use crate::gate::Gate;
 use crate::spare;
 use antiphon_routing::SessionId;
 use antiphon_xmpp::Jid;
@@ -17,8 +18,14 @@ use antiphon_xmpp::stream::framing::{Framing, Outgoing};
 use antiphon_xmpp::stream::sm::{self, AckAhead, AckQueue, AckRequests, Inbound, RequestPolicy};
 use antiphon_xmpp::stream::{StreamCondition, StreamError};
 use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Waker;
+
+/// Bytes that a session may have handed to the store and not yet saved, before nothing more is read
+/// from its client.
+pub const UNSAVED_BYTES: usize = 64 * 1024;
 
 /// A stanza that was written and is not yet confirmed.
 #[derive(Debug)]
@@ -57,8 +64,23 @@ struct StreamManagement {
     sent: AckQueue<Sent>,
     inbound: Inbound,
     requests: AckRequests,
-    /// The peer's `<r/>` was answered with less than it had sent: tell it when that changes.
-    is_owed: bool,
+    /// The peer's `<r/>` was answered with less than it had sent: tell it when so many are handled;
+    /// 0: not.
+    owed: u64,
+}
+
+/// A stanza that waits for a commit, or behind one that does.
+#[derive(Debug)]
+struct Gated {
+    gate: Option<Arc<Gate>>,
+    sent: Sent,
+}
+
+/// What waits so, first in first out.
+#[derive(Debug, Default)]
+struct GatedQueue {
+    waiting: VecDeque<Gated>,
+    bytes: usize,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -83,6 +105,8 @@ struct State {
     held: Option<Box<Held>>,
     /// Offline records in `out` of a session without stream management.
     offline: Vec<u64>,
+    /// Present while something waits for a commit: whatever else is delivered goes behind it.
+    gated: Option<Box<GatedQueue>>,
     /// Refused while it ended, to go another way.
     refused: Vec<Sent>,
     close: Option<StreamError>,
@@ -103,6 +127,10 @@ pub struct Session {
     is_held: AtomicBool,
     /// Bytes that the connection has taken and not yet written.
     unsent: AtomicUsize,
+    /// Bytes that its stanzas handed to the store, and that are not saved yet.
+    unsaved: AtomicUsize,
+    /// The node has too much to save: nothing more is read.
+    is_paused: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -129,6 +157,8 @@ impl Session {
             limits,
             is_held: AtomicBool::new(false),
             unsent: AtomicUsize::new(0),
+            unsaved: AtomicUsize::new(0),
+            is_paused: AtomicBool::new(false),
             state: Mutex::new(State {
                 phase: Phase::Attached,
                 generation: FIRST_GENERATION,
@@ -136,6 +166,7 @@ impl Session {
                 sm: None,
                 held: None,
                 offline: Vec::new(),
+                gated: None,
                 refused: Vec::new(),
                 close: None,
                 waker: None,
@@ -154,10 +185,123 @@ impl Session {
         now_ms: u64,
     ) -> Result<(), Undelivered> {
         let mut state = self.state.lock();
+        if state.gated.is_some() {
+            let sent = Sent {
+                stanza,
+                at_ms: now_ms,
+                offline,
+            };
+            return self.queue(&mut state, Gated { gate: None, sent });
+        }
+        self.deliver_now(&mut state, stanza, offline, now_ms)
+    }
+
+    /// As [`Session::deliver`], but only once the gate is open; whether it waits for that. Whatever
+    /// comes later goes behind it.
+    ///
+    /// # Errors
+    /// As [`Session::deliver`].
+    pub fn deliver_behind(
+        self: &Arc<Self>,
+        gate: &Arc<Gate>,
+        stanza: Stanza,
+        offline: Option<u64>,
+        now_ms: u64,
+    ) -> Result<bool, Undelivered> {
+        let mut state = self.state.lock();
+        // Named under this lock, so that the gate's opening finds what is put in here.
+        let is_shut = gate.wait(self);
+        if !is_shut && state.gated.is_none() {
+            let delivered = self.deliver_now(&mut state, stanza, offline, now_ms);
+            return delivered.map(|()| false);
+        }
+        let gate = is_shut.then(|| Arc::clone(gate));
+        let sent = Sent {
+            stanza,
+            at_ms: now_ms,
+            offline,
+        };
+        let queued = self.queue(&mut state, Gated { gate, sent });
+        queued.map(|()| true)
+    }
+
+    fn queue(&self, state: &mut State, gated: Gated) -> Result<(), Undelivered> {
+        if state.phase == Phase::Closed {
+            return Err(Undelivered::Closed(gated.sent.stanza));
+        }
+        let size = gated.sent.stanza.size();
+        let queue = state.gated.get_or_insert_default();
+        let bytes = queue.bytes.saturating_add(size);
+        let is_full = bytes > self.limits.outgoing_bytes
+            || queue.waiting.len() >= self.limits.unacked.stanzas;
+        if is_full && !queue.waiting.is_empty() {
+            overflow(state);
+            return Err(Undelivered::Overflow(gated.sent.stanza, unconfirmed(state)));
+        }
+        queue.bytes = bytes;
+        queue.waiting.push_back(gated);
+        Ok(())
+    }
+
+    /// Delivers what waited for gates that are open now, all of it with `is_forced`; how many
+    /// stanzas went. A session that overflows thereby is over and keeps what it cannot take.
+    pub fn let_pass(&self, is_forced: bool) -> usize {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let mut count = 0;
+        while state.phase != Phase::Closed {
+            let Some(queue) = &mut state.gated else { break };
+            let may_go = |g: &Gated| is_forced || g.gate.as_ref().is_none_or(|g| g.is_open());
+            if !queue.waiting.front().is_some_and(may_go) {
+                break;
+            }
+            let Some(Gated { sent, .. }) = queue.waiting.pop_front() else {
+                break;
+            };
+            queue.bytes = queue.bytes.saturating_sub(sent.stanza.size());
+            if queue.waiting.is_empty() {
+                // An idle session keeps no queue.
+                state.gated = None;
+            }
+            count += 1;
+            self.pass(state, sent);
+        }
+        count
+    }
+
+    fn pass(&self, state: &mut State, sent: Sent) {
+        let Sent {
+            stanza,
+            at_ms,
+            offline,
+        } = sent;
+        let refused = |stanza| Sent {
+            stanza,
+            at_ms,
+            offline,
+        };
+        match self.deliver_now(state, stanza, offline, at_ms) {
+            Ok(()) => {}
+            Err(Undelivered::Closed(stanza)) => state.refused.push(refused(stanza)),
+            Err(Undelivered::Overflow(stanza, before)) => {
+                // Older than what waits still.
+                let waiting = std::mem::replace(&mut state.refused, before);
+                state.refused.push(refused(stanza));
+                state.refused.extend(waiting);
+            }
+        }
+    }
+
+    fn deliver_now(
+        &self,
+        state: &mut State,
+        stanza: Stanza,
+        offline: Option<u64>,
+        now_ms: u64,
+    ) -> Result<(), Undelivered> {
         if state.phase == Phase::Closed {
             return Err(Undelivered::Closed(stanza));
         }
-        let state = &mut *state;
         let Some(mut held) = state.held.take() else {
             return self.put(
                 state,
@@ -316,13 +460,17 @@ impl Session {
     pub fn room(&self) -> Option<(usize, usize)> {
         let state = self.state.lock();
         let bytes = self.limits.outgoing_bytes;
-        let unsent = self.unsent.load(Ordering::Relaxed);
+        let gated = state
+            .gated
+            .as_ref()
+            .map_or((0, 0), |g| (g.waiting.len(), g.bytes));
+        let unsent = self.unsent.load(Ordering::Relaxed).saturating_add(gated.1);
         let mut is_crowded = state.out.len().saturating_add(unsent) > bytes / 2;
         let mut stanzas = usize::MAX;
         if let Some(sm) = &state.sm {
             stanzas = self.limits.unacked.stanzas;
-            is_crowded |= sm.sent.len() > stanzas / 2;
-            is_crowded |= sm.sent.bytes() > self.limits.unacked.bytes / 2;
+            is_crowded |= sm.sent.len() + gated.0 > stanzas / 2;
+            is_crowded |= sm.sent.bytes().saturating_add(gated.1) > self.limits.unacked.bytes / 2;
         }
         (!is_crowded).then_some(((stanzas / 4).max(1), bytes / 4))
     }
@@ -389,7 +537,7 @@ impl Session {
         state.out = prefix;
         state.held = None;
         if let Some(sm) = &mut state.sm {
-            sm.is_owed = false;
+            sm.owed = 0;
             for sent in sm.sent.iter() {
                 state.out.write_stanza(&sent.stanza);
             }
@@ -468,6 +616,7 @@ impl Session {
             });
         }
         rest.append(&mut state.refused);
+        rest.extend(take_gated(state));
         wake(state);
         rest
     }
@@ -515,7 +664,7 @@ impl Session {
             sent: AckQueue::new(self.limits.unacked),
             inbound: Inbound::new(),
             requests: AckRequests::new(RequestPolicy::default()),
-            is_owed: false,
+            owed: 0,
         }));
         wake(&mut state);
     }
@@ -536,7 +685,46 @@ impl Session {
         Some(state.sm.as_mut().map_or(0, |sm| sm.inbound.received()))
     }
 
-    /// A stanza that came in is handled: `h` may move.
+    /// So many more writes must be committed before a stanza that came in is handled; each calls
+    /// [`Session::handled`] then.
+    pub fn expect(&self, seq: u64, more: u32) {
+        if seq > 0
+            && more > 0
+            && let Some(sm) = &mut self.state.lock().sm
+        {
+            sm.inbound.expect(seq, more);
+        }
+    }
+
+    /// Its stanzas handed so many bytes to the store.
+    pub fn saving(&self, bytes: usize) {
+        self.unsaved.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// So many of them are saved, or given up.
+    pub fn saved(&self, bytes: usize) {
+        let before = self.unsaved.fetch_sub(bytes, Ordering::AcqRel);
+        if before > UNSAVED_BYTES && before.saturating_sub(bytes) <= UNSAVED_BYTES {
+            wake(&mut self.state.lock());
+        }
+    }
+
+    /// The node has too much to save, or no longer.
+    pub fn pause(&self, is_paused: bool) {
+        let was_paused = self.is_paused.swap(is_paused, Ordering::AcqRel);
+        if was_paused && !is_paused {
+            wake(&mut self.state.lock());
+        }
+    }
+
+    /// Whether so much waits to be saved that nothing more may be read of the client.
+    #[must_use]
+    pub fn is_saving(&self) -> bool {
+        self.unsaved.load(Ordering::Acquire) > UNSAVED_BYTES
+            || self.is_paused.load(Ordering::Acquire)
+    }
+
+    /// One thing that a stanza that came in waited for is done: `h` may move.
     pub fn handled(&self, seq: u64) {
         if seq == 0 {
             return;
@@ -545,8 +733,9 @@ impl Session {
         let state = &mut *guard;
         let Some(sm) = &mut state.sm else { return };
         sm.inbound.handled(seq);
-        if sm.is_owed && sm.inbound.in_hand() == 0 && state.phase == Phase::Attached {
-            sm.is_owed = false;
+        let is_due = sm.owed > 0 && sm.inbound.done() >= sm.owed;
+        if is_due && state.phase == Phase::Attached {
+            sm.owed = 0;
             sm::write_ack(sm.inbound.tell(), &mut state.out);
             wake(state);
         }
@@ -575,7 +764,8 @@ impl Session {
             return;
         }
         let Some(sm) = &mut state.sm else { return };
-        sm.is_owed = sm.inbound.in_hand() > 0;
+        let is_behind = sm.inbound.in_hand() > 0;
+        sm.owed = if is_behind { sm.inbound.count() } else { 0 };
         let was_empty = state.out.is_empty();
         sm::write_ack(sm.inbound.tell(), &mut state.out);
         if was_empty {
@@ -634,7 +824,14 @@ fn unconfirmed(state: &mut State) -> Vec<Sent> {
     let sent = state.sm.as_mut().map(|sm| sm.sent.take());
     let mut all: Vec<Sent> = sent.into_iter().flatten().collect();
     all.append(&mut state.refused);
+    all.extend(take_gated(state));
     all
+}
+
+/// Takes what waits for commits.
+fn take_gated(state: &mut State) -> impl Iterator<Item = Sent> + use<> {
+    let queue = state.gated.take();
+    queue.into_iter().flat_map(|q| q.waiting).map(|g| g.sent)
 }
 
 pub(crate) fn append(out: &mut Outgoing, more: Outgoing) {

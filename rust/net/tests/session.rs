@@ -2,12 +2,14 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use antiphon_net::session::{FIRST_GENERATION, QueueLimits, Session, Undelivered};
+use antiphon_net::gate::Gate;
+use antiphon_net::session::{FIRST_GENERATION, QueueLimits, Session, UNSAVED_BYTES, Undelivered};
 use antiphon_routing::SessionId;
 use antiphon_xmpp::stanza::{Stanza, StanzaKind};
 use antiphon_xmpp::stream::framing::{Framing, Outgoing};
 use antiphon_xmpp::stream::{StreamCondition, sm};
 use antiphon_xmpp::{Element, Jid};
+use std::sync::Arc;
 use std::task::Waker;
 
 fn session(outgoing_bytes: usize, unacked: usize) -> Session {
@@ -188,4 +190,120 @@ fn there_is_room_until_half_of_what_may_wait_does() {
     assert!(session.room().is_some());
     session.set_unsent(600);
     assert_eq!(session.room(), None);
+}
+
+#[test]
+fn what_waits_for_a_commit_keeps_all_that_comes_later_behind_it() {
+    let session = Arc::new(session(1_000_000, 100));
+    let (first, second) = (Arc::new(Gate::default()), Arc::new(Gate::default()));
+    assert!(
+        session
+            .deliver_behind(&first, message("1"), None, 0)
+            .unwrap()
+    );
+    session.deliver(message("2"), None, 0).unwrap();
+    assert!(
+        session
+            .deliver_behind(&second, message("3"), None, 0)
+            .unwrap()
+    );
+    session.deliver(message("4"), None, 0).unwrap();
+    assert_eq!(written(&session, FIRST_GENERATION), "");
+
+    // Opened in the wrong order: nothing overtakes.
+    assert_eq!(second.open().len(), 1);
+    assert_eq!(session.let_pass(false), 0);
+    for waiting in first.open() {
+        assert_eq!(waiting.let_pass(false), 4);
+    }
+    let text = written(&session, FIRST_GENERATION);
+    let at: Vec<_> = ["'1'", "'2'", "'3'", "'4'"]
+        .iter()
+        .map(|id| text.find(id).unwrap())
+        .collect();
+    assert!(at.is_sorted());
+    assert!(
+        !session
+            .deliver_behind(&first, message("5"), None, 0)
+            .unwrap()
+    );
+}
+
+#[test]
+fn a_slow_store_lets_everything_pass_at_once() {
+    let session = Arc::new(session(1_000_000, 100));
+    let gate = Arc::new(Gate::default());
+    session
+        .deliver_behind(&gate, message("1"), None, 0)
+        .unwrap();
+    session.deliver(message("2"), None, 0).unwrap();
+    assert_eq!(session.let_pass(true), 2);
+    assert!(written(&session, FIRST_GENERATION).contains("'2'"));
+    assert!(!gate.is_open());
+}
+
+#[test]
+fn what_still_waits_for_a_commit_comes_back_when_the_session_ends() {
+    let session = Arc::new(with_sm(1_000_000, 100));
+    let gate = Arc::new(Gate::default());
+    session.deliver(message("1"), None, 0).unwrap();
+    session
+        .deliver_behind(&gate, message("2"), None, 0)
+        .unwrap();
+    session.detach(0).unwrap();
+    session.deliver(message("3"), None, 0).unwrap();
+    assert_eq!(ids(&session.finish(0)), ["1", "2", "3"]);
+    assert_eq!(session.let_pass(true), 0);
+}
+
+#[test]
+fn too_much_that_waits_for_a_commit_ends_the_session() {
+    let session = Arc::new(session(2_000, 100));
+    let gate = Arc::new(Gate::default());
+    let mut count = 0;
+    let refused = loop {
+        match session.deliver_behind(&gate, message("x"), None, 0) {
+            Ok(_) => count += 1,
+            Err(Undelivered::Overflow(_, before)) => break before,
+            Err(Undelivered::Closed(_)) => panic!("closed"),
+        }
+    };
+    assert!(count > 1);
+    assert_eq!(refused.len(), count);
+    assert!(session.is_closed());
+}
+
+#[test]
+fn an_acknowledgement_that_is_owed_comes_when_all_asked_for_is_saved() {
+    let session = with_sm(1_000_000, 100);
+    session.take(FIRST_GENERATION, Waker::noop());
+    let (one, two) = (session.received(), session.received());
+    session.expect(one, 2);
+    session.handled(one);
+    session.handled(two);
+    session.answer_ack_request();
+    assert!(written(&session, FIRST_GENERATION).contains("h='0'"));
+    // What comes after the question does not delay its answer.
+    let three = session.received();
+    session.handled(one);
+    assert_eq!(written(&session, FIRST_GENERATION), "");
+    session.handled(one);
+    assert!(written(&session, FIRST_GENERATION).contains("h='2'"));
+    session.handled(three);
+    assert_eq!(written(&session, FIRST_GENERATION), "");
+}
+
+#[test]
+fn nothing_more_is_read_while_too_much_waits_to_be_saved() {
+    let session = session(1_000_000, 100);
+    session.saving(UNSAVED_BYTES);
+    assert!(!session.is_saving());
+    session.saving(1);
+    assert!(session.is_saving());
+    session.saved(1);
+    assert!(!session.is_saving());
+    session.pause(true);
+    assert!(session.is_saving());
+    session.pause(false);
+    assert!(!session.is_saving());
 }
