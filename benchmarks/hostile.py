@@ -341,6 +341,8 @@ def measure(stage: Stage, kind: str) -> Row:
     """One kind on its node."""
     act, count, needs_session, _ = KINDS[kind]
     server = stage.server
+    time.sleep(1)
+    idle = idle_share(server)
     for _ in stage.accounts if act is well_behaved else ():
         # the node remembers the proof of a last login, as it does of any client that comes back
         Peer(stage, server.ports.direct, tls=True).session().sock.close()
@@ -349,7 +351,6 @@ def measure(stage: Stage, kind: str) -> Row:
     for _ in range(WARM):
         act(stage)
     time.sleep(1)
-    idle = idle_share(server)
     before, stage.sent = resident_kb(server), 0
     stage.peak_kb = before
     began, node, own = time.monotonic(), processor_ms(server), time.process_time()
