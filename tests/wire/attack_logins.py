@@ -12,10 +12,11 @@ import ssl
 
 import pytest
 
+from support import ns
 from support.hostile import Bystanders, metrics, opened, resident_kb, settled_kb, until
 from support.play import Clients
 from support.server import Server
-from support.xml import message
+from support.xml import E, iq, message
 
 pytestmark = pytest.mark.ours("admission control is ours")
 
@@ -182,3 +183,32 @@ async def test_more_connections_without_a_login_than_may_be_are_refused(
         client.abort()
     await until(lambda: metrics(server)[UNKNOWN] == 0, "all are gone")
     await (await clients.online()).sync()
+
+
+# -- rates before login ------------------------------------------------------------------------------
+
+
+@pytest.mark.settings(
+    limits={"stanzas_per_second": 20, "burst_stanzas": 100}, modules_register={"enabled": True}
+)
+async def test_requests_to_register_come_at_a_rate(clients: Clients, server: Server) -> None:
+    # Python answers them; each counts as ten stanzas
+    client = await clients.stream()
+    async with Bystanders(clients):
+        for i in range(200):
+            client.send(iq("get", E("query", ns.REGISTER), to=client.host, id=f"r{i}"))
+        await asyncio.sleep(2)
+    answered = len([e for e in client.drain() if e.name == "iq"])
+    assert 10 <= answered <= 10 + 2 * 6, "ten at once, two a second"
+
+
+@pytest.mark.settings(limits={"bytes_per_second": 10_000, "burst_bytes": 20_000})
+async def test_white_space_before_login_comes_at_a_rate(clients: Clients, server: Server) -> None:
+    # nothing but keepalives, and yet bytes
+    client = await opened(clients.raw())
+    taken = metrics(server)["antiphon_socket_received_bytes_total"]
+    async with Bystanders(clients):
+        client.send_raw(" " * 20_000_000)
+        await asyncio.sleep(2)
+    taken = metrics(server)["antiphon_socket_received_bytes_total"] - taken
+    assert taken < 2_000_000, "the rest waits at the sender's"
