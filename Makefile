@@ -115,8 +115,17 @@ fuzz: $(TOOLS)/bin/cargo-fuzz ## the same for a quarter of an hour each
 	@rust/fuzz/run.sh $(or $(FUZZ_SECONDS),900)
 
 .PHONY: bench
-bench: $(VENV)/.built $(VENV)/.tests ## benchmarks; results go to benchmarks/results
+bench: $(VENV)/.built $(VENV)/.tests ## every target beside the rivals; to benchmarks/results; QUICK=1: five minutes
 	$(BIN)/python benchmarks/run.py
+
+.PHONY: micro
+micro: $(VENV)/.built $(VENV)/.tests ## what the parts cost, each alone, in one table
+	@$(BIN)/python benchmarks/micro/run.py
+
+.PHONY: soak
+soak: $(VENV)/.built $(VENV)/.tests ## 10,000 idle and 200 busy sessions for SOAK_MINUTES (20); results as of bench
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt
+	@$(BIN)/python benchmarks/soak.py
 
 .PHONY: deps
 deps: $(VENV)/.built $(VENV)/.tests .cache/.deps $(TOOLS)/bin/cargo-deny $(TOOLS)/bin/cargo-fuzz ## bring what only the tests need (Debian as root; elsewhere says what is missing)

@@ -389,7 +389,7 @@ def plot(soak: Soak, path: Path) -> bool:
     latency.set_ylabel("latency in 5 s, ms")
     latency.set_xlabel("minutes after the last login")
     latency.set_xlim(left=0)
-    latency.legend(loc="upper right", frameon=False, ncols=4)
+    latency.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=4)
     for axis in (memory, latency):
         axis.axvline(settle, color="black", lw=0.8, ls=":")
         axis.spines[["top", "right"]].set_visible(False)

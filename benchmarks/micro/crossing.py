@@ -29,7 +29,9 @@ from antiphon.xep._registry import Assembly, registry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.servers import PASSWORD, Antiphon, Place, ServerError, first_port
+from bench.accounts import PASSWORD, Accounts
+from bench.ours import Antiphon
+from bench.server import Place, Ports, ServerError
 from run import certificate
 
 BATCHES = (1, 16, 256)
@@ -168,8 +170,8 @@ def thread_cpu_s(pid: int) -> float:
 def by_node(folder: Path) -> dict[str, Figures]:
     """IQs of a client of a running node."""
     cert, key = certificate(folder)
-    server = Antiphon(Place(folder / "node", cert, key, first_port(15722), None))
-    server.start(1)
+    server = Antiphon(Place(folder / "node", cert, key, Ports(15_722).take(), None))
+    server.start(Accounts(1))
     try:
         client = Client(server.place.port)
         return {

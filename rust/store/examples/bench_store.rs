@@ -1,9 +1,10 @@
 //! How many offline messages a second the SQLite engine commits, at what cost and delay.
 //!
-//! `cargo run --release -p antiphon-store --example bench_store [-- SECONDS [DIRECTORY]]`
+//! `cargo run --release -p antiphon-store --example bench_store [-- [--tsv] SECONDS [DIRECTORY]]`
 //!
-//! One line a load (so many writes in flight, or so many a second offered): rows/s, CPU µs per row (all threads of this process, the
-//! load included), rows per commit, and the delay of an acknowledgement.
+//! One line a load (so many writes in flight, or so many a second offered): rows/s, CPU µs per row
+//! (all threads of this process, the load included), rows per commit, and the delay of an
+//! acknowledgement. With `--tsv`, as `make micro` reads it: what, CPU ns a row, rows/s.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -25,15 +26,26 @@ const USERS: usize = 5000;
 const STANZA: usize = 300;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    let is_tsv = arguments.next_if_eq("--tsv").is_some();
     let seconds: f64 = arguments.next().map_or(3.0, |text| text.parse().unwrap());
     let base = arguments.next().map_or_else(std::env::temp_dir, Into::into);
-    println!("     load     rows/s  CPU µs/row  rows/commit   ack ms p50    p99    max");
-    let depths = [1, 10, 100, 512, 1000, 4000].map(Load::InFlight);
-    for load in [Load::PerSecond(1000)].into_iter().chain(depths) {
+    let mut loads = vec![Load::PerSecond(1000)];
+    loads.extend([1, 10, 100, 512, 1000, 4000].map(Load::InFlight));
+    if is_tsv {
+        loads = [1, 10, 100, 1000].map(Load::InFlight).to_vec();
+    } else {
+        println!("     load     rows/s  CPU µs/row  rows/commit   ack ms p50    p99    max");
+    }
+    for load in loads {
         let directory = base.join(format!("antiphon-bench-{}", std::process::id()));
-        run(&directory, load, Duration::from_secs_f64(seconds));
+        let figures = run(&directory, load, Duration::from_secs_f64(seconds));
         std::fs::remove_dir_all(&directory).unwrap();
+        if is_tsv {
+            figures.print_tsv(load);
+        } else {
+            figures.print(load);
+        }
     }
 }
 
@@ -55,7 +67,35 @@ impl std::fmt::Display for Load {
     }
 }
 
-fn run(directory: &Path, load: Load, time: Duration) {
+/// What came of a load.
+struct Figures {
+    rows_per_second: f64,
+    cpu_us: f64,
+    rows_per_commit: f64,
+    /// p50, p99, largest.
+    ack_ms: [f64; 3],
+}
+
+impl Figures {
+    fn print(&self, load: Load) {
+        let [p50, p99, max] = self.ack_ms;
+        println!(
+            "{load:>9} {:>10.0} {:>11.1} {:>12.1} {p50:>12.2} {p99:>6.2} {max:>6.1}",
+            self.rows_per_second, self.cpu_us, self.rows_per_commit,
+        );
+    }
+
+    fn print_tsv(&self, load: Load) {
+        println!(
+            "offline messages stored, {load} in flight ({:.0} a commit)\t{:.0}\t{:.0}/s\t",
+            self.rows_per_commit,
+            self.cpu_us * 1e3,
+            self.rows_per_second,
+        );
+    }
+}
+
+fn run(directory: &Path, load: Load, time: Duration) -> Figures {
     let store = Sqlite::open(SqliteConfig::new(directory)).unwrap();
     let users: Vec<Jid> = (0..USERS)
         .map(|n| Jid::parse(&format!("user{n}@bench.example")).unwrap())
@@ -119,16 +159,14 @@ fn run(directory: &Path, load: Load, time: Duration) {
         let place = (delays.len() as f64 * part) as usize;
         delays[place.min(delays.len() - 1)].as_secs_f64() * 1e3
     };
-    println!(
-        "{load:>9} {:>10.0} {:>11.1} {:>12.1} {:>12.2} {:>6.2} {:>6.1}",
-        rows / wall,
-        cpu * 1e6 / rows,
-        rows / (after.commits - before.commits) as f64,
-        ms(0.5),
-        ms(0.99),
-        ms(1.0),
-    );
+    let figures = Figures {
+        rows_per_second: rows / wall,
+        cpu_us: cpu * 1e6 / rows,
+        rows_per_commit: rows / (after.commits - before.commits) as f64,
+        ack_ms: [ms(0.5), ms(0.99), ms(1.0)],
+    };
     store.close();
+    figures
 }
 
 /// CPU time of this process so far (Linux; ticks of 10 ms).
