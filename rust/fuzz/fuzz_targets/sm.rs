@@ -35,7 +35,7 @@ const AUTH: &str =
 const BIND: &str = "<iq id='b' type='set'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
 const ID: &str = "the-id";
 /// More than this many operations teach nothing new.
-const MAX_OPERATIONS: usize = 400;
+const MAX_OPERATIONS: usize = 120;
 
 fn config() -> Arc<Config> {
     let host = HostConfig {
