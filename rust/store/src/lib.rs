@@ -6,6 +6,7 @@
 
 pub mod cassandra;
 pub mod sqlite;
+mod stanza;
 
 pub use cassandra::{Cassandra, CassandraConfig};
 pub use sqlite::{OpenError, Sqlite, SqliteConfig};

@@ -4,8 +4,10 @@
 //! undo and its group goes on. Any error of SQLite undoes the whole group, which the writer then
 //! tries one by one; savepoints would cost every write for the sake of the rare failing one.
 
+use super::archive::Memory;
 use super::error::to_store_error;
 use super::{kind_number, localpart, to_sql};
+use antiphon_routing::archive::ArchiveId;
 use antiphon_routing::store::{
     MAP_KEY_BYTES, MAP_KEYS_PER_ACCOUNT, MAP_KEYS_PER_DOMAIN, MAP_VALUE_BYTES, Request, RosterItem,
     StoreError, Subscription, Write,
@@ -43,6 +45,8 @@ pub(super) struct State {
     next_id: i64,
     /// The first id that is not reserved.
     end_id: i64,
+    /// Of archives.
+    pub(super) archive: Memory,
 }
 
 impl State {
@@ -50,6 +54,7 @@ impl State {
     pub(super) fn rolled_back(&mut self) {
         self.owners.clear();
         self.end_id = self.next_id;
+        self.archive.rolled_back();
     }
 }
 
@@ -109,36 +114,57 @@ pub(super) fn apply(
             key,
             value,
         } => change.map_put(owner, (kind_number(*kind), key), value, clock),
-        Write::Archive { .. }
-        | Write::ArchiveEdit { .. }
-        | Write::ArchivePurge { .. }
-        | Write::ArchivePrefs { .. }
-        | Write::OfflineSeen { .. }
-        | Write::InboxRead { .. }
-        | Write::InboxSet { .. }
-        | Write::InboxEmptyBin { .. } => {
-            Err(Failure::Refused(StoreError::Full("no archive is kept")))
-        }
+        _ => change.archive_write(write),
     }
 }
 
-struct Change<'a> {
-    db: &'a Connection,
-    state: &'a mut State,
+/// The open transaction and what is remembered between writes.
+pub(super) struct Change<'a> {
+    pub(super) db: &'a Connection,
+    pub(super) state: &'a mut State,
 }
 
 impl<'a> Change<'a> {
-    fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'a>> {
+    /// Writes of archives and inboxes; the others are `apply`'s.
+    fn archive_write(&mut self, write: &Write) -> Result<(), Failure> {
+        match write {
+            Write::Archive { owner, record } => self.archive(owner, record),
+            Write::ArchiveEdit {
+                owner,
+                peer,
+                is_out,
+                target,
+                edit,
+            } => self.archive_edit(owner, (peer, *is_out), *target, edit),
+            Write::ArchivePurge {
+                owner,
+                peer,
+                before,
+            } => self.archive_purge(owner, peer.as_ref(), *before),
+            Write::ArchivePrefs { owner, prefs } => self.archive_prefs(owner, prefs),
+            Write::OfflineSeen { owner, from, upto } => self.offline_seen(owner, *from, *upto),
+            Write::InboxRead { owner, peer, upto } => self.inbox_read(owner, peer, *upto),
+            Write::InboxSet {
+                owner,
+                peer,
+                change,
+            } => self.inbox_set(owner, peer, change),
+            Write::InboxEmptyBin { owner, before_ms } => self.inbox_empty_bin(owner, *before_ms),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'a>> {
         self.db.prepare_cached(sql)
     }
 
-    fn run(&self, sql: &str, parameters: impl Params) -> Result<(), Failure> {
+    pub(super) fn run(&self, sql: &str, parameters: impl Params) -> Result<(), Failure> {
         self.statement(sql)?.execute(parameters)?;
         Ok(())
     }
 
     /// The number of an account or of a domain that owns something.
-    fn find(&mut self, jid: &Jid) -> rusqlite::Result<Option<i64>> {
+    pub(super) fn find(&mut self, jid: &Jid) -> rusqlite::Result<Option<i64>> {
         if let Some(owner) = self.state.owners.get(jid.bare_str()) {
             return Ok(Some(*owner));
         }
@@ -160,7 +186,7 @@ impl<'a> Change<'a> {
     }
 
     /// The number of an account.
-    fn account(&mut self, jid: &Jid) -> Result<i64, Failure> {
+    pub(super) fn account(&mut self, jid: &Jid) -> Result<i64, Failure> {
         if jid.local().is_none() {
             return Err(Failure::Refused(StoreError::NoAccount));
         }
@@ -225,6 +251,7 @@ impl<'a> Change<'a> {
     fn account_delete(&mut self, jid: &Jid) -> Result<(), Failure> {
         let owner = self.account(jid)?;
         self.state.owners.remove(jid.bare_str());
+        self.archive_delete(owner)?;
         self.run("DELETE FROM owner WHERE id = ?1", [owner])
     }
 
@@ -298,9 +325,36 @@ impl<'a> Change<'a> {
         )
     }
 
+    /// An offline message that the archive has.
+    pub(super) fn offline_reference(
+        &mut self,
+        owner: i64,
+        at_ms: u64,
+        archived: i64,
+    ) -> Result<(), Failure> {
+        let id = self.next_id()?;
+        self.run(
+            "INSERT INTO offline (id, owner, at_ms, stanza, archived) VALUES (?1, ?2, ?3, x'', ?4)",
+            (id, owner, to_sql(at_ms), archived),
+        )
+    }
+
+    fn offline_seen(
+        &mut self,
+        owner: &Jid,
+        from: ArchiveId,
+        upto: ArchiveId,
+    ) -> Result<(), Failure> {
+        let owner = self.account(owner)?;
+        self.run(
+            "DELETE FROM offline WHERE owner = ?1 AND archived BETWEEN ?2 AND ?3",
+            (owner, to_sql(from.0), to_sql(upto.0)),
+        )
+    }
+
     /// The next id; grows over all owners. A block is reserved in the transaction that uses its
     /// first id, so after a crash no id of it can come again.
-    fn next_id(&mut self) -> Result<i64, Failure> {
+    pub(super) fn next_id(&mut self) -> Result<i64, Failure> {
         if self.state.next_id == self.state.end_id {
             let stored: i64 = self
                 .statement("SELECT next FROM counter WHERE name = 'offline'")?

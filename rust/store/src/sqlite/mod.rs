@@ -6,15 +6,23 @@
 //! it up.
 
 mod apply;
+mod archive;
+mod archive_query;
+mod content;
 mod error;
+mod inbox;
+mod inbox_query;
 mod migrate;
 mod open;
+mod purge;
 mod query;
 mod queue;
 mod reader;
+mod search;
 mod writer;
 
 pub use error::OpenError;
+pub use purge::Retention;
 
 use antiphon_routing::archive::{
     ArchiveEnds, ArchiveFilter, ArchiveId, ArchivePage, Collection, InboxEntry, InboxFilter,
@@ -29,6 +37,7 @@ use parking_lot::Mutex;
 use queue::WriteQueue;
 use reader::{ReadPool, Watermark};
 use rusqlite::Connection;
+use search::SearchQueue;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,7 +51,8 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// What an engine needs to know.
 #[derive(Clone)]
 pub struct SqliteConfig {
-    /// The data directory; made if it is missing. The file in it is `antiphon.db`.
+    /// The data directory; made if it is missing. The files in it are `antiphon.db` and the index
+    /// of texts, `search.db`, which is made anew when it is missing.
     pub path: PathBuf,
     /// Writes that may wait for the writer, and reads that may wait for a reader; above: `Busy`.
     pub queue: usize,
@@ -51,7 +61,9 @@ pub struct SqliteConfig {
     pub queue_bytes: usize,
     /// Threads that read, each with its own connection; at least 1.
     pub readers: usize,
-    /// When accounts are created.
+    /// What archives keep.
+    pub retention: Retention,
+    /// When accounts are created and how old messages are.
     pub clock: Clock,
 }
 
@@ -64,6 +76,7 @@ impl SqliteConfig {
             queue: 16_384,
             queue_bytes: 64 * 1024 * 1024,
             readers: 2,
+            retention: Retention::default(),
             clock: Arc::new(system_ms),
         }
     }
@@ -76,6 +89,7 @@ impl std::fmt::Debug for SqliteConfig {
             .field("queue", &self.queue)
             .field("queue_bytes", &self.queue_bytes)
             .field("readers", &self.readers)
+            .field("retention", &self.retention)
             .finish_non_exhaustive()
     }
 }
@@ -110,6 +124,14 @@ pub struct Stats {
     pub failed: u64,
     /// Time spent in groups, from their first statement to the end of their commit, µs.
     pub commit_us: u64,
+    /// Commits that the index of texts does not have yet.
+    pub search_behind: u64,
+    /// The age of the oldest of them, µs.
+    pub search_lag_us: u64,
+    /// Whether the index is being made anew.
+    pub is_search_rebuilding: bool,
+    /// Errors of the index, and of work in the background; both try again.
+    pub background_errors: u64,
 }
 
 /// The counters behind [`Stats`], moved by the writer.
@@ -120,6 +142,7 @@ struct Counters {
     refused: AtomicU64,
     failed: AtomicU64,
     commit_us: AtomicU64,
+    failed_slices: AtomicU64,
 }
 
 /// The running threads. Taken apart by the first `close`.
@@ -129,6 +152,7 @@ struct Threads {
     /// commit, whoever waits for it. The system drops the lock when the process dies.
     writer: Option<JoinHandle<(Connection, File)>>,
     readers: Vec<JoinHandle<()>>,
+    indexer: Option<JoinHandle<()>>,
 }
 
 /// The embedded storage engine. Dropping it closes it.
@@ -137,6 +161,9 @@ pub struct Sqlite {
     queue: Arc<WriteQueue>,
     reads: Arc<ReadPool>,
     counters: Arc<Counters>,
+    search: Arc<SearchQueue>,
+    /// See [`archive_query::state`].
+    unclean: Option<i64>,
     threads: Mutex<Threads>,
     writer_thread: ThreadId,
     /// Removed on drop.
@@ -170,6 +197,7 @@ impl Sqlite {
     pub fn stats(&self) -> Stats {
         let (queued, queued_bytes) = self.queue.waiting();
         let c = &self.counters;
+        let lag = self.search.lag();
         Stats {
             queued,
             queued_bytes,
@@ -178,6 +206,10 @@ impl Sqlite {
             refused: c.refused.load(Ordering::Relaxed),
             failed: c.failed.load(Ordering::Relaxed),
             commit_us: c.commit_us.load(Ordering::Relaxed),
+            search_behind: lag.commits,
+            search_lag_us: u64::try_from(lag.age.as_micros()).unwrap_or(u64::MAX),
+            is_search_rebuilding: lag.is_rebuilding,
+            background_errors: lag.errors + c.failed_slices.load(Ordering::Relaxed),
         }
     }
 
@@ -197,8 +229,8 @@ impl Store for Sqlite {
     }
 
     fn user(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
-        let account = jid.clone();
-        self.read(jid, move |db| query::user(db, &account))
+        let (account, unclean) = (jid.clone(), self.unclean);
+        self.read(jid, move |db| query::user(db, &account, unclean))
     }
 
     fn credentials(&self, jid: &Jid) -> StoreFuture<Option<Credentials>> {
@@ -247,51 +279,81 @@ impl Store for Sqlite {
 
     fn archive_page(
         &self,
-        _owner: &Jid,
-        _filter: ArchiveFilter,
-        _is_from_end: bool,
-        _limit: usize,
+        owner: &Jid,
+        filter: ArchiveFilter,
+        is_from_end: bool,
+        limit: usize,
     ) -> StoreFuture<ArchivePage> {
-        Box::pin(std::future::ready(Ok(ArchivePage::default())))
+        let account = owner.clone();
+        let limit = limit.clamp(1, PAGE_MAX);
+        let is_search = filter.text.is_some();
+        let query =
+            move |db: &Connection| archive_query::page(db, &account, &filter, is_from_end, limit);
+        if !is_search {
+            return self.read(owner, query);
+        }
+        // First the owner's writes, then the index, which is told of them by their commit.
+        let committed = self.read(owner, |_| Ok(()));
+        let (reads, search) = (Arc::clone(&self.reads), Arc::clone(&self.search));
+        Box::pin(async move {
+            committed.await?;
+            // Without an answer the index is closing; the page says what it lacks.
+            let _ = search.flush().await;
+            reads.run(0, query).await
+        })
     }
 
     fn archive_count(
         &self,
-        _owner: &Jid,
-        _filter: ArchiveFilter,
-        _most: u64,
+        owner: &Jid,
+        filter: ArchiveFilter,
+        most: u64,
     ) -> StoreFuture<Option<u64>> {
-        Box::pin(std::future::ready(Ok(None)))
+        let account = owner.clone();
+        self.read(owner, move |db| {
+            archive_query::count(db, &account, &filter, most)
+        })
     }
 
-    fn archive_known(&self, _owner: &Jid, _ids: Vec<ArchiveId>) -> StoreFuture<Vec<ArchiveId>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
+    fn archive_known(&self, owner: &Jid, ids: Vec<ArchiveId>) -> StoreFuture<Vec<ArchiveId>> {
+        let account = owner.clone();
+        self.read(owner, move |db| archive_query::known(db, &account, ids))
     }
 
-    fn archive_ends(&self, _owner: &Jid) -> StoreFuture<Option<ArchiveEnds>> {
-        Box::pin(std::future::ready(Ok(None)))
+    fn archive_ends(&self, owner: &Jid) -> StoreFuture<Option<ArchiveEnds>> {
+        let account = owner.clone();
+        self.read(owner, move |db| archive_query::ends(db, &account))
     }
 
     fn archive_collections(
         &self,
-        _owner: &Jid,
-        _filter: ArchiveFilter,
-        _limit: usize,
+        owner: &Jid,
+        filter: ArchiveFilter,
+        limit: usize,
     ) -> StoreFuture<Vec<Collection>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
+        let account = owner.clone();
+        let limit = limit.clamp(1, PAGE_MAX);
+        self.read(owner, move |db| {
+            archive_query::collections(db, &account, &filter, limit)
+        })
     }
 
     fn inbox_page(
         &self,
-        _owner: &Jid,
-        _filter: InboxFilter,
-        _slice: InboxSlice,
+        owner: &Jid,
+        filter: InboxFilter,
+        slice: InboxSlice,
     ) -> StoreFuture<InboxPage> {
-        Box::pin(std::future::ready(Ok(InboxPage::default())))
+        let account = owner.clone();
+        let limit = slice.limit.min(PAGE_MAX);
+        self.read(owner, move |db| {
+            inbox_query::page(db, &account, &filter, slice, limit)
+        })
     }
 
-    fn inbox_entry(&self, _owner: &Jid, _peer: &Jid) -> StoreFuture<Option<InboxEntry>> {
-        Box::pin(std::future::ready(Ok(None)))
+    fn inbox_entry(&self, owner: &Jid, peer: &Jid) -> StoreFuture<Option<InboxEntry>> {
+        let (account, peer) = (owner.clone(), peer.clone());
+        self.read(owner, move |db| inbox_query::entry(db, &account, &peer))
     }
 
     fn close(&self) {
@@ -300,6 +362,7 @@ impl Store for Sqlite {
         // A `Done` that drops the last handle runs in the writer, which cannot wait for itself:
         // the threads then end on their own.
         if std::thread::current().id() == self.writer_thread {
+            self.search.close();
             return;
         }
         let mut threads = self.threads.lock();
@@ -309,6 +372,11 @@ impl Store for Sqlite {
         for reader in threads.readers.drain(..) {
             // A reader that panicked has nothing left to wait for.
             let _ = reader.join();
+        }
+        // After those who may wait for it. What it has not written it finds in its log.
+        self.search.close();
+        if let Some(indexer) = threads.indexer.take() {
+            let _ = indexer.join();
         }
         drop(ended);
     }

@@ -4,10 +4,12 @@ use super::error::OpenError;
 use super::migrate::{check, migrate, open_error};
 use super::queue::WriteQueue;
 use super::reader::ReadPool;
+use super::search::{self, SearchQueue};
 use super::writer::Writer;
-use super::{Counters, Sqlite, SqliteConfig, Threads};
+use super::{Counters, Sqlite, SqliteConfig, Threads, to_sql};
+use antiphon_routing::archive::ArchiveId;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write as _};
 use std::path::{Path, PathBuf};
@@ -40,7 +42,7 @@ const WRITER_CACHE: i64 = -32 * 1024;
 const READER_CACHE: i64 = -8 * 1024;
 
 /// Compiled statements each connection keeps: more than there are.
-const STATEMENTS: usize = 64;
+const STATEMENTS: usize = 128;
 
 /// See [`Sqlite::open`].
 pub(super) fn open(config: SqliteConfig, temporary: Option<PathBuf>) -> Result<Sqlite, OpenError> {
@@ -50,29 +52,45 @@ pub(super) fn open(config: SqliteConfig, temporary: Option<PathBuf>) -> Result<S
     let file = directory.join(FILE);
     create(directory, &file)?;
     let connection = writer_connection(&file, (config.clock)())?;
+    let unclean = begin_run(&connection, (config.clock)()).map_err(|e| open_error(&e, &file))?;
 
     let queue = Arc::new(WriteQueue::new(config.queue, config.queue_bytes));
     let reads = Arc::new(ReadPool::new(config.queue));
     let counters = Arc::new(Counters::default());
+    let search = Arc::new(SearchQueue::default());
     let mut readers = Vec::new();
     let started = (|| {
+        let texts = directory.join(search::FILE);
+        let archive = reader_connection(&file, None)?;
+        let indexer = search::open(&texts, archive, Arc::clone(&search), |file| {
+            create(directory, file)
+        })?;
         for number in 0..config.readers.max(1) {
-            let (db, pool) = (reader_connection(&file)?, Arc::clone(&reads));
+            let (db, pool) = (reader_connection(&file, Some(&texts))?, Arc::clone(&reads));
             readers.push(thread(format!("store-read-{number}"), move || {
                 pool.serve(&db)
             })?);
         }
-        let writer = Writer::new(connection, config.clock.clone(), Arc::clone(&counters));
+        let indexer = thread("store-search".to_owned(), move || indexer.serve())?;
+        let writer = Writer::new(
+            connection,
+            config.clock.clone(),
+            Arc::clone(&counters),
+            Arc::clone(&search),
+            config.retention,
+        );
         let (writes, pool) = (Arc::clone(&queue), Arc::clone(&reads));
-        thread("store-write".to_owned(), move || {
+        let writer = thread("store-write".to_owned(), move || {
             (writer.serve(&writes, &pool), lock)
-        })
+        })?;
+        Ok((writer, indexer))
     })();
-    let writer = match started {
-        Ok(writer) => writer,
+    let (writer, indexer) = match started {
+        Ok(threads) => threads,
         Err(error) => {
-            // The readers that did start end by this.
+            // The threads that did start end by this.
             reads.close();
+            search.close();
             return Err(error);
         }
     };
@@ -80,10 +98,13 @@ pub(super) fn open(config: SqliteConfig, temporary: Option<PathBuf>) -> Result<S
         queue,
         reads,
         counters,
+        search,
+        unclean,
         writer_thread: writer.thread().id(),
         threads: Mutex::new(Threads {
             writer: Some(writer),
             readers,
+            indexer: Some(indexer),
         }),
         temporary,
     })
@@ -190,7 +211,42 @@ fn writer_connection(file: &Path, now_ms: u64) -> Result<Connection, OpenError> 
     Ok(db)
 }
 
-fn reader_connection(file: &Path) -> Result<Connection, OpenError> {
+/// How long after an unclean end the messages before it are told to their senders' entities.
+const UNCLEAN_DAYS: u64 = 7;
+
+/// Marks that a run begins. If the last one came to no end (lately): the newest message of it.
+fn begin_run(db: &Connection, now_ms: u64) -> rusqlite::Result<Option<i64>> {
+    let change = db.unchecked_transaction()?;
+    let is_unclean = change
+        .prepare("SELECT 1 FROM counter WHERE name = 'running'")?
+        .exists([])?;
+    if is_unclean {
+        change.execute(
+            "INSERT INTO counter (name, next)
+             SELECT 'unclean', COALESCE(MAX(key), 0) FROM message WHERE true
+             ON CONFLICT DO UPDATE SET next = excluded.next",
+            [],
+        )?;
+    }
+    let recent_ms = now_ms.saturating_sub(UNCLEAN_DAYS * 24 * 60 * 60 * 1000);
+    let recent = to_sql(ArchiveId::first_of(recent_ms).0);
+    let unclean = change
+        .query_row(
+            "SELECT next FROM counter WHERE name = 'unclean' AND next >= ?1",
+            [recent],
+            |row| row.get(0),
+        )
+        .optional()?;
+    change.execute(
+        "INSERT OR IGNORE INTO counter (name, next) VALUES ('running', 1)",
+        [],
+    )?;
+    change.commit()?;
+    Ok(unclean)
+}
+
+/// A connection that only reads, with the index of texts as the schema `search` if it is to search.
+fn reader_connection(file: &Path, texts: Option<&Path>) -> Result<Connection, OpenError> {
     let at = |error: rusqlite::Error| open_error(&error, file);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(file, flags).map_err(at)?;
@@ -198,6 +254,11 @@ fn reader_connection(file: &Path) -> Result<Connection, OpenError> {
     db.pragma_update(None, "temp_store", "memory").map_err(at)?;
     db.pragma_update(None, "cache_size", READER_CACHE)
         .map_err(at)?;
+    if let Some(texts) = texts {
+        let name = texts.to_string_lossy();
+        db.execute("ATTACH DATABASE ?1 AS search", [&*name])
+            .map_err(|error| open_error(&error, texts))?;
+    }
     db.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(db)
 }
@@ -238,7 +299,7 @@ mod tests {
                 .unwrap();
             assert_eq!(value, expected, "{pragma}");
         }
-        let reader = reader_connection(&file).unwrap();
+        let reader = reader_connection(&file, None).unwrap();
         assert!(reader.execute("DELETE FROM owner", []).is_err());
         drop((db, reader));
         std::fs::remove_dir_all(directory).unwrap();

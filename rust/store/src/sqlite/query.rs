@@ -1,7 +1,10 @@
 //! Reads as statements. Each sees one state of the file, also where it needs several statements.
 
 use super::apply::{hash_name, subscription};
+use super::archive_query;
+use super::content::{Sides, unpack};
 use super::{from_sql, kind_number, localpart, to_sql};
+use antiphon_routing::archive::Flags;
 use antiphon_routing::store::{
     AccountSummary, MapKind, OfflineRecord, PAGE_MAX, Request, RosterItem, UserRecord,
 };
@@ -11,7 +14,12 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 /// See [`antiphon_routing::store::Store::user`].
-pub(super) fn user(db: &Connection, jid: &Jid) -> rusqlite::Result<Option<UserRecord>> {
+/// `unclean`: see [`super::archive_query::state`].
+pub(super) fn user(
+    db: &Connection,
+    jid: &Jid,
+    unclean: Option<i64>,
+) -> rusqlite::Result<Option<UserRecord>> {
     // Most accounts have no lists, and then one statement has seen all of one state.
     match head(db, jid)? {
         None => return Ok(None),
@@ -52,6 +60,7 @@ pub(super) fn user(db: &Connection, jid: &Jid) -> rusqlite::Result<Option<UserRe
         [owner],
         |row| address(row, 0),
     )?;
+    record.archive = archive_query::state(&db, owner, unclean)?;
     Ok(Some(record))
 }
 
@@ -69,6 +78,9 @@ fn head(db: &Connection, jid: &Jid) -> rusqlite::Result<Option<Head>> {
                 EXISTS (SELECT 1 FROM roster WHERE owner = o.id)
                 OR EXISTS (SELECT 1 FROM request WHERE owner = o.id)
                 OR EXISTS (SELECT 1 FROM blocked WHERE owner = o.id)
+                OR EXISTS (SELECT 1 FROM archive WHERE owner = o.id)
+                OR EXISTS (SELECT 1 FROM archive_owner WHERE owner = o.id)
+                OR EXISTS (SELECT 1 FROM conversation WHERE owner = o.id)
          FROM owner AS o
          WHERE domain = ?1 AND localpart = ?2 AND localpart <> ''",
     )?
@@ -162,15 +174,26 @@ pub(super) fn offline(
 ) -> rusqlite::Result<Vec<OfflineRecord>> {
     list(
         db,
-        "SELECT id, at_ms, stanza FROM offline
-         WHERE owner = (SELECT id FROM owner WHERE domain = ?1 AND localpart = ?2) AND id > ?3
-         ORDER BY id LIMIT ?4",
+        "SELECT f.id, f.at_ms, f.stanza, m.stanza, a.flags, c.jid FROM offline AS f
+         LEFT JOIN archive AS a ON a.owner = f.owner AND a.id = f.archived
+         LEFT JOIN message AS m ON m.key = COALESCE(a.content, a.uid, a.id)
+         LEFT JOIN conversation AS c ON c.id = a.conversation
+         WHERE f.owner = (SELECT id FROM owner WHERE domain = ?1 AND localpart = ?2) AND f.id > ?3
+         ORDER BY f.id LIMIT ?4",
         (jid.domain(), localpart(jid), to_sql(after), limit as i64),
         |row| {
+            let stanza = match row.get_ref(3)?.as_blob_or_null()? {
+                None => bytes(row, 2)?,
+                Some(stored) => {
+                    let is_out = Flags(row.get(4)?).has(Flags::OUT);
+                    let sides = Sides::new(jid.bare_str(), text(row, 5)?, is_out);
+                    unpack(stored, sides).map_err(|error| bad_column(3, error))?
+                }
+            };
             Ok(OfflineRecord {
                 id: from_sql(row.get(0)?),
                 at_ms: from_sql(row.get(1)?),
-                stanza: bytes(row, 2)?,
+                stanza,
             })
         },
     )
@@ -222,7 +245,7 @@ pub(super) fn map_keys(
 }
 
 /// The rows of a cached statement.
-fn list<T>(
+pub(super) fn list<T>(
     db: &Connection,
     sql: &str,
     parameters: impl Params,
@@ -269,7 +292,7 @@ fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Box<[u8]>> {
         .map_err(|error| bad_column(column, error))
 }
 
-fn bad_column(
+pub(super) fn bad_column(
     column: usize,
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> rusqlite::Error {

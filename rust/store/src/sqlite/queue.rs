@@ -7,6 +7,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Owners are told apart by this many slots. Two that share one only wait for each other's
 /// writes, which is harmless, and rare beside the number of writes that wait at a time.
@@ -25,7 +26,7 @@ pub(super) struct Queued {
 /// What one turn of the writer gets.
 #[derive(Default)]
 pub(super) struct Group {
-    /// In the order of the calls; never empty after [`WriteQueue::take`].
+    /// In the order of the calls.
     pub(super) writes: Vec<Queued>,
     /// The number of the last one.
     pub(super) last: Watermark,
@@ -88,15 +89,23 @@ impl WriteQueue {
         done(Err(refusal));
     }
 
-    /// Waits for writes and takes what has gathered, up to the bounds of a group (at least one).
-    /// `false`: the queue is closed and empty.
-    pub(super) fn take(&self, group: &mut Group, max_writes: usize, max_bytes: usize) -> bool {
+    /// Waits for writes and takes what has gathered, up to the bounds of a group: at least one, or
+    /// none after so much time. `false`: the queue is closed and empty.
+    pub(super) fn take(
+        &self,
+        group: &mut Group,
+        (max_writes, max_bytes): (usize, usize),
+        patience: Duration,
+    ) -> bool {
+        let until = Instant::now() + patience;
         let mut state = self.state.lock();
         while state.waiting.is_empty() {
             if state.is_closed {
                 return false;
             }
-            self.ready.wait(&mut state);
+            if self.ready.wait_until(&mut state, until).timed_out() {
+                break;
+            }
         }
         let mut bytes = 0;
         while group.writes.len() < max_writes {

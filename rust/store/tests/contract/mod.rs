@@ -3,10 +3,13 @@
 //! An engine brings a [`Place`]. The tests are functions over it; each names one behaviour.
 
 pub mod accounts;
+pub mod archive;
+pub mod inbox;
 pub mod lists;
 pub mod map;
 pub mod offline;
 pub mod order;
+pub mod search;
 
 use antiphon_routing::store::{Done, Store, StoreError, UserRecord, Write};
 use antiphon_xmpp::Jid;
@@ -224,6 +227,50 @@ macro_rules! contract_suite {
             a_domain_has_a_map_of_its_own
             too_many_keys_are_refused
             too_large_keys_and_values_are_refused
+        );
+        $crate::contract_suite!($place, archive:
+            a_message_is_in_both_archives
+            any_stanza_comes_back_as_it_was
+            a_uid_that_is_there_already_changes_nothing
+            an_id_need_not_be_the_uid
+            pages_meet_without_gap_or_overlap
+            a_page_is_cut_by_ids_on_both_sides
+            messages_are_found_by_the_other_side
+            messages_are_found_by_their_ids
+            groupchat_can_be_left_out
+            counts_are_exact_or_not_told
+            the_ends_of_an_archive_are_told
+            collections_are_conversations_by_day
+            a_retracted_message_becomes_a_tombstone
+            only_a_message_of_the_right_side_is_edited
+            the_newest_of_equal_message_ids_is_meant
+            a_purge_takes_what_is_older
+            preferences_come_back
+            a_clean_end_leaves_nothing_recent
+            an_offline_message_may_lie_in_the_archive
+            without_an_account_nothing_is_archived
+            a_deleted_account_leaves_no_archive
+            concurrent_senders_lose_nothing_and_keep_their_order
+        );
+        $crate::contract_suite!($place, inbox:
+            messages_make_entries_and_count
+            a_message_may_leave_the_inbox_alone
+            a_marker_in_the_middle_leaves_the_exact_rest
+            an_owner_changes_his_entries
+            a_message_brings_an_entry_out_of_the_archive_alone
+            the_bin_is_emptied_by_age
+            an_inbox_is_filtered_and_counted
+            an_inbox_is_read_in_slices
+            an_entry_outlives_its_messages
+        );
+        $crate::contract_suite!($place, search:
+            all_terms_must_occur
+            only_the_own_archive_is_searched
+            a_search_has_the_other_filters_too
+            what_was_edited_or_purged_is_not_found
+            only_searchable_messages_are_found
+            messages_with_ids_of_their_own_are_found_in_order
+            hostile_searches_are_only_text
         );
         $crate::contract_suite!($place, order:
             a_read_sees_what_was_queued_before_it
