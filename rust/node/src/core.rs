@@ -7,7 +7,7 @@ use crate::live::{ConfigError, Live};
 use crate::metrics::Readings;
 use crate::node::{ERROR, INFO, Node};
 use crate::storage;
-use crate::trim::Trim;
+use crate::trim::{Trim, Trimmer};
 use antiphon_net::admission::{Admission, LoginReadings};
 use antiphon_net::gateway::Gateway;
 use antiphon_net::listener::{ListenerConfig, Net, listen};
@@ -46,7 +46,7 @@ pub struct Core {
     config: Mutex<Option<NodeConfig>>,
     bridge: Arc<Bridge>,
     running: Mutex<Option<Running>>,
-    trim: fn(),
+    trimmer: Arc<Trimmer>,
 }
 
 impl Core {
@@ -59,7 +59,7 @@ impl Core {
             config: Mutex::new(Some(parse(json)?)),
             bridge: Arc::new(Bridge::new()?),
             running: Mutex::new(None),
-            trim: || {},
+            trimmer: Arc::new(Trimmer::new(|| {})),
         })
     }
 
@@ -67,7 +67,7 @@ impl Core {
     /// keeps; called after storms of connections, on the runtime's threads.
     #[must_use]
     pub fn trimmed_by(mut self, trim: fn()) -> Self {
-        self.trim = trim;
+        self.trimmer = Arc::new(Trimmer::new(trim));
         self
     }
 
@@ -94,6 +94,8 @@ impl Core {
         let live = Live::new(config)?;
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(live.workers());
+        let trimmer = Arc::clone(&self.trimmer);
+        builder.on_thread_park(move || trimmer.follow());
         let runtime = builder.thread_name("antiphon").enable_all().build()?;
         let running = self.start_on(runtime, live)?;
         *self.running.lock() = Some(running);
@@ -154,7 +156,7 @@ impl Core {
             Arc::clone(&node),
             alarms_of_tick,
             admission,
-            self.trim,
+            Arc::clone(&self.trimmer),
         ));
         Ok(Running {
             runtime,
@@ -315,8 +317,23 @@ fn tell_of_logins(node: &Node, logins: &LoginReadings, is_crowded: bool) -> bool
     is_crowded
 }
 
+/// Lets every worker give memory back: those that sleep are woken, the rest follow when they next
+/// sleep.
+fn trim(node: &Node, trimmer: &Arc<Trimmer>) {
+    trimmer.ask();
+    for _ in 0..node.runtime.metrics().num_workers() {
+        let trimmer = Arc::clone(trimmer);
+        node.runtime.spawn(async move { trimmer.follow() });
+    }
+}
+
 /// Looks at every deadline of the node.
-async fn tick(node: Arc<Node>, alarms: Arc<Alarms>, admission: Arc<Admission>, trim: fn()) {
+async fn tick(
+    node: Arc<Node>,
+    alarms: Arc<Alarms>,
+    admission: Arc<Admission>,
+    trimmer: Arc<Trimmer>,
+) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u64;
@@ -346,8 +363,12 @@ async fn tick(node: Arc<Node>, alarms: Arc<Alarms>, admission: Arc<Admission>, t
         if ticks.is_multiple_of(FLUSH_TICKS) {
             node.store.tick(now_ms);
         }
-        if storms.tick(node.metrics.accepted.get(), alarms.len() as u64) {
-            trim();
+        if storms.tick(
+            node.metrics.accepted.get(),
+            alarms.len() as u64,
+            node.metrics.overflows.get(),
+        ) {
+            trim(&node, &trimmer);
         }
         if ticks.is_multiple_of(EVICT_TICKS) {
             let before_s = (now_ms / 1000).saturating_sub(IDLE_ENTITY_S);
