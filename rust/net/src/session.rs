@@ -269,6 +269,12 @@ impl Session {
         count
     }
 
+    /// Whether something waits for a commit.
+    #[must_use]
+    pub fn is_gated(&self) -> bool {
+        self.state.lock().gated.is_some()
+    }
+
     fn pass(&self, state: &mut State, sent: Sent) {
         let Sent {
             stanza,

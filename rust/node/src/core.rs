@@ -6,8 +6,8 @@ use crate::gateway::NodeGateway;
 use crate::live::{ConfigError, Live};
 use crate::metrics::Readings;
 use crate::node::{ERROR, INFO, Node};
-use crate::storage;
 use crate::trim::{Trim, Trimmer};
+use crate::{history, storage};
 use antiphon_net::admission::{Admission, LoginReadings};
 use antiphon_net::gateway::Gateway;
 use antiphon_net::listener::{ListenerConfig, Net, listen};
@@ -102,7 +102,7 @@ impl Core {
         Ok(())
     }
 
-    fn start_on(&self, runtime: Runtime, live: Live) -> Result<Running, ConfigError> {
+    fn start_on(&self, runtime: Runtime, mut live: Live) -> Result<Running, ConfigError> {
         let dummy_secret: Arc<[u8]> = Arc::new(random_key()?);
         self.bridge.set_log_level(live.config.log_level);
         let tls = live.tls()?;
@@ -116,6 +116,7 @@ impl Core {
             .map(ListenerConfig::from)
             .collect();
         let store = storage::open(&live.config, &self.bridge)?;
+        live.policy.archive_key = runtime.block_on(history::archive_key(&store, &live))?;
         let locator = Arc::new(antiphon_cluster::Local);
         let handle = runtime.handle().clone();
         let node = Arc::new(Node::new(
@@ -151,6 +152,7 @@ impl Core {
             }
         }
         let admission = Arc::clone(net.admission());
+        node.watch_store();
         let alarms_of_tick = Arc::clone(&alarms);
         runtime.spawn(tick(
             Arc::clone(&node),

@@ -299,9 +299,10 @@ impl Gateway for NodeGateway {
     fn ended(&self, session: Arc<Session>, how: Ended) {
         match how {
             Ended::Closed(error) => {
+                let is_in_order = error.is_none();
                 let reason = || error.map_or("closed", |e| e.condition.name()).to_owned();
                 self.0.log_session("session closed", &session, reason);
-                self.0.end_session(&session);
+                self.0.end_session_in_order(&session, is_in_order);
             }
             Ended::Lost => {
                 self.0.log_session("connection lost", &session, String::new);
@@ -347,8 +348,9 @@ impl Gateway for NodeGateway {
         Ok(session)
     }
 
-    fn component_stanza(&self, _session: &Arc<Session>, stanza: Stanza) {
+    fn component_stanza(&self, session: &Arc<Session>, stanza: Stanza) {
         self.0.metrics.received(stanza.kind);
+        let _feeding = crate::saving::Feeding::by(session);
         self.0.route(stanza, None);
     }
 

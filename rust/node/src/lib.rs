@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod node;
 pub mod requests;
 pub mod route;
+mod saving;
 pub mod sessions;
 pub mod shard;
 mod storage;

@@ -153,6 +153,17 @@ impl Live {
         }
     }
 
+    /// As [`Live::switches`]; of a temporary user nothing is kept.
+    #[must_use]
+    pub fn switches_of(&self, domain: &str, is_temporary: bool) -> Switches {
+        let switches = self.switches(domain);
+        Switches {
+            is_archive_on: switches.is_archive_on && !is_temporary,
+            is_inbox_on: switches.is_inbox_on && !is_temporary,
+            ..switches
+        }
+    }
+
     /// Certificates.
     ///
     /// # Errors

@@ -13,8 +13,10 @@ use crate::history::{Turns, is_result};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::requests::Requests;
+use crate::saving::Saving;
 use crate::sessions::Sessions;
 use crate::shard::{self, Found, Shards, Slot, Touch, Waiting, enqueue};
+use antiphon_net::gate::Gate;
 use antiphon_net::session::{Sent, Session, Undelivered};
 use antiphon_routing::SessionId;
 use antiphon_routing::effect::{Effects, Local, Origin};
@@ -55,6 +57,7 @@ pub struct Node {
     pub(crate) caps: KnownCaps,
     pub(crate) metrics: Metrics,
     pub(crate) turns: Turns,
+    pub(crate) saving: Saving,
     pub(crate) runtime: Handle,
     pub(crate) started: Instant,
     pub(crate) is_stopping: AtomicBool,
@@ -125,6 +128,7 @@ impl Node {
             caps: KnownCaps::default(),
             metrics: Metrics::default(),
             turns: Turns::default(),
+            saving: Saving::default(),
             runtime,
             started: Instant::now(),
             is_stopping: AtomicBool::new(false),
@@ -296,6 +300,7 @@ impl Node {
         match record {
             Ok(record) => {
                 let mut user = Box::new(User::new(bare.clone(), record));
+                self.live.load().policy.clock.observe(user.newest());
                 user.switch(self.live.load().switches(bare.domain()));
                 for job in jobs {
                     job(self, Ok(&mut user), &mut fx);
@@ -341,7 +346,7 @@ impl Node {
             is_temporary: true,
         };
         let mut shard = self.shards.lock(hash);
-        user.switch(self.live.load().switches(bare.domain()));
+        user.switch(self.live.load().switches_of(bare.domain(), true));
         shard.insert(hash, Slot::Live(user, touch));
     }
 
@@ -355,8 +360,8 @@ impl Node {
         let live = Arc::new(live);
         self.live.store(Arc::clone(&live));
         for mut shard in self.shards.each() {
-            for user in shard.users() {
-                user.switch(live.switches(user.jid().domain()));
+            for (user, is_temporary) in shard.users() {
+                user.switch(live.switches_of(user.jid().domain(), is_temporary));
             }
         }
     }
@@ -365,6 +370,7 @@ impl Node {
     /// to be over.
     fn carry(self: &Arc<Self>, user: &mut User, is_temporary: bool, fx: &mut Effects) {
         let now_ms = self.now();
+        let mut gate: Option<Arc<Gate>> = None;
         for _ in 0..MAX_ROUNDS {
             if fx.local.is_empty() {
                 return;
@@ -379,7 +385,7 @@ impl Node {
                         offline,
                     } => {
                         if let Err((stanza, before)) =
-                            self.deliver(session, stanza, offline, now_ms)
+                            self.deliver(session, stanza, offline, now_ms, gate.as_ref())
                         {
                             let before = before.into_iter().filter(goes_on);
                             over.extend(before.map(|s| (session, s.at_ms, s.stanza)));
@@ -394,7 +400,7 @@ impl Node {
                         refused,
                     } => {
                         if !is_temporary {
-                            self.write(write, origin, refused);
+                            gate = self.write(write, origin, refused).or(gate);
                         }
                     }
                     other => self.carry_rare(other),
@@ -449,12 +455,25 @@ impl Node {
         stanza: Stanza,
         offline: Option<u64>,
         now_ms: u64,
+        gate: Option<&Arc<Gate>>,
     ) -> Result<(), (Stanza, Vec<Sent>)> {
         let Some(session) = self.sessions.get(id) else {
             return Err((stanza, Vec::new()));
         };
         self.metrics.delivered(stanza.kind);
-        match session.deliver(stanza, offline, now_ms) {
+        let delivered = match gate {
+            None => session.deliver(stanza, offline, now_ms),
+            Some(gate) => match session.deliver_behind(gate, stanza, offline, now_ms) {
+                Ok(waits) => {
+                    if waits {
+                        self.note_gated(&session);
+                    }
+                    Ok(())
+                }
+                Err(undelivered) => Err(undelivered),
+            },
+        };
+        match delivered {
             Ok(()) => Ok(()),
             Err(Undelivered::Closed(stanza)) => Err((stanza, session.take_unconfirmed())),
             Err(Undelivered::Overflow(stanza, before)) => {
@@ -470,28 +489,43 @@ impl Node {
         }
     }
 
-    fn write(self: &Arc<Self>, write: Write, origin: Option<Origin>, refused: Option<Box<Stanza>>) {
+    /// Hands a write to the store. Its commit moves the sender's `h`; deliveries that are to follow
+    /// it go behind the gate that comes back.
+    fn write(
+        self: &Arc<Self>,
+        write: Write,
+        origin: Option<Origin>,
+        refused: Option<Box<Stanza>>,
+    ) -> Option<Arc<Gate>> {
+        let is_archive = matches!(write, Write::Archive { .. });
+        if is_archive {
+            self.metrics.archived.inc();
+        }
+        let completed = self.begin_write(write.size_bytes(), origin, is_archive);
+        let gate = completed.gate();
         let node = Arc::clone(self);
         let done = move |result: Result<(), StoreError>| {
-            if let Some(origin) = origin
-                && let Some(session) = node.sessions.get(origin.session)
-            {
-                session.handled(origin.seq);
-            }
             if let Err(error) = result {
-                node.log_store_error("write failed", &error);
-                let condition = StanzaError::from(StanzaCondition::ServiceUnavailable);
-                let answer = refused.filter(|refused| refused.from.is_some());
-                if let Some(answer) = answer.and_then(|refused| refused.error(&condition)) {
-                    // The writer's thread must not route.
-                    let inner = Arc::clone(&node);
-                    node.runtime.spawn(async move {
-                        inner.route(answer, None);
-                    });
-                }
+                node.write_failed(&error, refused);
             }
+            node.end_write(completed);
         };
         self.store.write(write, Box::new(done));
+        gate
+    }
+
+    /// A write was refused: whoever sent what is lost thereby hears of it.
+    fn write_failed(self: &Arc<Self>, error: &StoreError, refused: Option<Box<Stanza>>) {
+        self.log_store_error("write failed", error);
+        let condition = StanzaError::from(StanzaCondition::ServiceUnavailable);
+        let answer = refused.filter(|refused| refused.from.is_some());
+        if let Some(answer) = answer.and_then(|refused| refused.error(&condition)) {
+            // The writer's thread must not route.
+            let node = Arc::clone(self);
+            self.runtime.spawn(async move {
+                node.route(answer, None);
+            });
+        }
     }
 
     /// Reads a page. The session's later stanzas wait, so that the messages come before whatever it
@@ -577,6 +611,16 @@ impl Node {
 
     /// A session is over: contacts hear of it, and what it never confirmed finds another way.
     pub(crate) fn end_session(self: &Arc<Self>, session: &Arc<Session>) {
+        self.end_session_in_order(session, false);
+    }
+
+    /// As [`Node::end_session`]; with `is_confirmed` its client has said itself that it ends, and
+    /// sends nothing again.
+    pub(crate) fn end_session_in_order(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        is_confirmed: bool,
+    ) {
         if !self.sessions.remove(session) {
             return;
         }
@@ -592,6 +636,9 @@ impl Node {
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
                 if let Ok(user) = user {
                     let live = node.live.load();
+                    if is_confirmed {
+                        user.confirmed(id);
+                    }
                     user.unbind(id, now_ms, &live.policy, fx);
                     user.undelivered(stanzas, now_ms, &live.policy, fx);
                 }

@@ -2,6 +2,7 @@
 
 use crate::live::Live;
 use crate::node::{Busy, Node, Routes};
+use crate::saving::Feeding;
 use antiphon_net::gateway::Flow;
 use antiphon_net::session::Session;
 use antiphon_routing::effect::{Effects, Local, Origin};
@@ -57,6 +58,7 @@ impl Node {
         seq: u64,
     ) -> Flow {
         self.metrics.received(stanza.kind);
+        let _feeding = Feeding::by(session);
         if stanza.kind == StanzaKind::Iq
             && let Some(flow) = self.iq_from_session(session, &stanza)
         {
@@ -76,24 +78,23 @@ impl Node {
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
                 if let Ok(user) = user {
                     user.outgoing(sender, stanza, node.now(), &node.live.load().policy, fx);
+                    node.expect(Some(sender), fx);
                 }
             };
         let mut routes = ROUTES.take();
         // The entity of a bound session is in memory, so the job has run.
         let _ = self.with_user(&session.jid, job, &mut routes);
-        let mut is_later = false;
         while let Some(stanza) = routes.pop_front() {
             // The stanza itself and no answer or notice that it caused.
             let is_own =
                 stanza.kind != StanzaKind::Presence && stanza.from.as_ref() == Some(&session.jid);
-            is_later |= self.route_one(stanza, origin.filter(|_| is_own), &mut routes);
+            self.route_one(stanza, origin.filter(|_| is_own), &mut routes);
         }
         if routes.capacity() <= MAX_ROUTES {
             ROUTES.set(routes);
         }
-        if !is_later {
-            session.handled(seq);
-        }
+        // Routed; what it was stored for counts by itself.
+        session.handled(seq);
         Flow::Go
     }
 
@@ -187,11 +188,10 @@ impl Node {
     }
 
     /// Routes a stanza and all that follows from it.
-    pub(crate) fn route(self: &Arc<Self>, stanza: Stanza, origin: Option<Origin>) -> bool {
+    pub(crate) fn route(self: &Arc<Self>, stanza: Stanza, origin: Option<Origin>) {
         let mut routes = Routes::new();
-        let is_later = self.route_one(stanza, origin, &mut routes);
+        self.route_one(stanza, origin, &mut routes);
         self.route_all(routes);
-        is_later
     }
 
     pub(crate) fn route_all(self: &Arc<Self>, mut routes: Routes) {
@@ -200,28 +200,19 @@ impl Node {
         }
     }
 
-    /// Routes one stanza; what follows from it joins `routes`. `true`: the stanza of `origin` is
-    /// handled later, when the store has committed.
-    fn route_one(
-        self: &Arc<Self>,
-        stanza: Stanza,
-        origin: Option<Origin>,
-        routes: &mut Routes,
-    ) -> bool {
+    /// Routes one stanza; what follows from it joins `routes`. Whatever is stored for the stanza of
+    /// `origin` counts to it.
+    fn route_one(self: &Arc<Self>, stanza: Stanza, origin: Option<Origin>, routes: &mut Routes) {
         let Some(to) = stanza.to.clone() else {
-            return false;
+            return;
         };
         match self.addressee(&to) {
-            Addressee::Host => {
-                self.to_host(stanza, &to);
-                false
-            }
+            Addressee::Host => self.to_host(stanza, &to),
             Addressee::Account => self.to_account(stanza, &to, origin, routes),
             Addressee::Component(session) => {
                 if session.deliver(stanza.clone(), None, self.now()).is_err() {
                     routes.extend(stanza.error(&StanzaCondition::ServiceUnavailable.into()));
                 }
-                false
             }
             Addressee::Elsewhere => {
                 // RFC 6120 §10.4: there is no way to another server from here.
@@ -237,7 +228,6 @@ impl Node {
                             .filter(|_| stanza.kind != StanzaKind::Presence),
                     );
                 }
-                false
             }
         }
     }
@@ -275,37 +265,40 @@ impl Node {
         to: &Jid,
         origin: Option<Origin>,
         routes: &mut Routes,
-    ) -> bool {
+    ) {
         if is_request(&stanza) && to.is_bare() {
-            self.iq_to_account(stanza, to, origin, routes);
-            return false;
+            return self.iq_to_account(stanza, to, origin, routes);
         }
         let counted = origin.filter(|o| o.seq > 0);
         let mut slot = Some(stanza);
-        let taken = self.with_live_user(to, routes, |user, fx| {
+        self.with_live_user(to, routes, |user, fx| {
             if let Some(stanza) = slot.take() {
                 user.incoming(stanza, counted, self.now(), &self.live.load().policy, fx);
+                self.expect(counted, fx);
             }
-            is_stored(fx)
         });
-        match (taken, slot) {
-            (Some(is_stored), _) => counted.is_some() && is_stored,
-            (None, Some(stanza)) => self.to_account_later(stanza, to, origin, routes),
-            (None, None) => false,
+        if let Some(stanza) = slot {
+            self.to_account_later(stanza, to, origin, routes);
         }
     }
 
-    /// The entity must be read first.
+    /// The entity must be read first; until then the stanza of `origin` is not handled.
     fn to_account_later(
         self: &Arc<Self>,
         stanza: Stanza,
         to: &Jid,
         origin: Option<Origin>,
         routes: &mut Routes,
-    ) -> bool {
+    ) {
         let copy = stanza.clone();
         let sender = origin.map(|o| o.session);
         let origin = origin.filter(|o| o.seq > 0);
+        let session = origin.and_then(|o| self.sessions.get(o.session));
+        let waiting = origin.zip(session);
+        if let Some((origin, session)) = &waiting {
+            session.expect(origin.seq, 1);
+        }
+        let settled = waiting.clone();
         let job = move |node: &Arc<Self>,
                         user: Result<&mut User, &StoreError>,
                         fx: &mut Effects| {
@@ -313,18 +306,13 @@ impl Node {
                 Ok(user) => user.incoming(stanza, origin, node.now(), &node.live.load().policy, fx),
                 Err(_) => fx.routes.extend(stanza.error(&Busy.into())),
             }
-            if !is_stored(fx)
-                && let Some(origin) = origin
-                && let Some(session) = node.sessions.get(origin.session)
-            {
-                session.handled(origin.seq);
-            }
+            node.expect(origin, fx);
+            settle(settled);
         };
         if self.with_user_holding(to, sender, job, routes).is_err() {
+            settle(waiting);
             routes.extend(copy.error(&Busy.into()));
-            return false;
         }
-        origin.is_some()
     }
 
     /// An IQ get or set to a bare JID, from somebody else: the server answers, the same whether the
@@ -384,15 +372,9 @@ fn answers_pings(live: &Live, iq: &Stanza) -> bool {
         .is_some_and(|to| live.modules(to.domain()).ping)
 }
 
-/// Whether a write will say when the stanza is handled.
-fn is_stored(fx: &Effects) -> bool {
-    fx.local.iter().any(|effect| {
-        matches!(
-            effect,
-            Local::Store {
-                origin: Some(_),
-                ..
-            }
-        )
-    })
+/// The entity that a stanza waited for has been read.
+fn settle(waiting: Option<(Origin, Arc<Session>)>) {
+    if let Some((origin, session)) = waiting {
+        session.handled(origin.seq);
+    }
 }

@@ -151,10 +151,10 @@ impl Shard {
         }
     }
 
-    /// The entities that are there.
-    pub fn users(&mut self) -> impl Iterator<Item = &mut User> {
+    /// The entities that are there, and whether they are temporary.
+    pub fn users(&mut self) -> impl Iterator<Item = (&mut User, bool)> {
         self.slots.iter_mut().filter_map(|slot| match slot {
-            Slot::Live(user, _) => Some(&mut **user),
+            Slot::Live(user, touch) => Some((&mut **user, touch.is_temporary)),
             Slot::Loading(..) => None,
         })
     }

@@ -164,6 +164,7 @@ impl World {
             Arc::clone(&bridge),
             tokio::runtime::Handle::current(),
         ));
+        node.watch_store();
         let world = Self {
             gateway: NodeGateway(Arc::clone(&node)),
             node,

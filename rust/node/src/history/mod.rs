@@ -3,12 +3,14 @@
 
 mod forward;
 mod inbox;
+mod key;
 mod query;
 
 pub use inbox::{InboxForm, InboxQuery};
 pub use query::{ArchiveQuery, PageQuery};
 
 pub(crate) use forward::is_result;
+pub(crate) use key::archive_key;
 
 use crate::calls::Answered;
 use crate::node::{Busy, Node, store_error};
