@@ -258,6 +258,21 @@ CORE = (
         kind="gauge",
         help="Events that wait for Python.",
     ),
+    Metric(
+        name="antiphon_store_writes_waiting",
+        kind="gauge",
+        help="Writes that wait for the store.",
+    ),
+    Metric(
+        name="antiphon_unsaved_bytes",
+        kind="gauge",
+        help="Handed to the store and not yet saved.",
+    ),
+    Metric(
+        name="antiphon_search_lag_seconds",
+        kind="gauge",
+        help="How long the oldest message waits to be found by a search.",
+    ),
 )
 """What the Rust half counts; a test compares these rows with what a node shows."""
 

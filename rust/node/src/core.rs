@@ -6,6 +6,7 @@ use crate::gateway::NodeGateway;
 use crate::live::{ConfigError, Live};
 use crate::metrics::Readings;
 use crate::node::{ERROR, INFO, Node};
+use crate::storage::{Opened, StoreReadings};
 use crate::trim::{Trim, Trimmer};
 use crate::{history, storage};
 use antiphon_net::admission::{Admission, LoginReadings};
@@ -39,6 +40,7 @@ struct Running {
     alarms: Arc<Alarms>,
     dummy_secret: Arc<[u8]>,
     listeners: Vec<(ListenerConfig, SocketAddr)>,
+    store_readings: Box<dyn Fn() -> StoreReadings + Send + Sync>,
 }
 
 /// One node with everything it runs on. Dropping it stops it hard.
@@ -115,7 +117,7 @@ impl Core {
             .iter()
             .map(ListenerConfig::from)
             .collect();
-        let store = storage::open(&live.config, &self.bridge)?;
+        let Opened { store, readings } = storage::open(&live.config, &self.bridge)?;
         live.policy.archive_key = runtime.block_on(history::archive_key(&store, &live))?;
         let locator = Arc::new(antiphon_cluster::Local);
         let handle = runtime.handle().clone();
@@ -167,6 +169,7 @@ impl Core {
             alarms,
             dummy_secret,
             listeners: bound,
+            store_readings: readings,
         })
     }
 
@@ -269,6 +272,8 @@ impl Core {
             crossings: self.bridge.crossings(),
             queue: self.bridge.depth(),
             lost_logs: self.bridge.lost_logs(),
+            unsaved_bytes: node.unsaved_bytes(),
+            store: (running.store_readings)(),
         })
     }
 }

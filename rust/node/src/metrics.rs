@@ -1,5 +1,6 @@
 //! Counters kept in Rust, in Prometheus' text format.
 
+use crate::storage::StoreReadings;
 use antiphon_net::admission::LoginReadings;
 use antiphon_xmpp::StanzaKind;
 use prometheus_client::encoding::text::encode;
@@ -7,8 +8,9 @@ use prometheus_client::encoding::{EncodeLabelSet, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 use std::fmt::Write as _;
+use std::sync::atomic::AtomicU64;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -105,6 +107,10 @@ pub struct Readings {
     pub queue: usize,
     /// Log records dropped.
     pub lost_logs: u64,
+    /// Bytes handed to the store and not yet saved.
+    pub unsaved_bytes: usize,
+    /// Of the store.
+    pub store: StoreReadings,
 }
 
 impl Metrics {
@@ -218,16 +224,11 @@ impl Metrics {
             r.register(name, help, counter.clone());
         }
         let (sent, received) = (self.bytes_out.clone(), self.bytes_in.clone());
-        r.register_with_unit(
-            "socket_sent",
-            "Sent on sockets",
-            prometheus_client::registry::Unit::Bytes,
-            sent,
-        );
+        r.register_with_unit("socket_sent", "Sent on sockets", Unit::Bytes, sent);
         r.register_with_unit(
             "socket_received",
             "Received on sockets",
-            prometheus_client::registry::Unit::Bytes,
+            Unit::Bytes,
             received,
         );
         r.register("logins", "Successful logins", self.logins.clone());
@@ -288,6 +289,7 @@ impl Metrics {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
             r.register(name, help, gauge);
         }
+        store_gauges(r, &readings);
         let mut text = String::new();
         if encode(&mut text, &registry).is_err() {
             // Writing to a string does not fail.
@@ -295,6 +297,21 @@ impl Metrics {
         }
         text
     }
+}
+
+fn store_gauges(registry: &mut Registry, readings: &Readings) {
+    let waiting = Gauge::<u64, AtomicU64>::default();
+    waiting.set(readings.store.queued);
+    let help = "Writes that wait for the store";
+    registry.register("store_writes_waiting", help, waiting);
+    let unsaved = Gauge::<u64, AtomicU64>::default();
+    unsaved.set(readings.unsaved_bytes as u64);
+    let help = "Handed to the store and not yet saved";
+    registry.register_with_unit("unsaved", help, Unit::Bytes, unsaved);
+    let lag = Gauge::<f64, AtomicU64>::default();
+    lag.set(readings.store.search_lag);
+    let help = "How long the oldest message waits to be found by a search";
+    registry.register_with_unit("search_lag", help, Unit::Seconds, lag);
 }
 
 fn counter_of(registry: &mut Registry, name: &str, help: &str, value: u64) {

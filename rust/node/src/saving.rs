@@ -133,6 +133,11 @@ impl Node {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// Bytes handed to the store and not yet saved.
+    pub(crate) fn unsaved_bytes(&self) -> usize {
+        self.saving.unsaved.load(Ordering::Relaxed)
+    }
+
     /// Counts a write that goes to the store. With `is_awaited`, deliveries wait for its commit:
     /// unless the store is slow, the gate for it is there.
     pub(crate) fn begin_write(

@@ -4,24 +4,55 @@ use crate::bridge::Bridge;
 use crate::config::{Backend, Cassandra as Options, NodeConfig};
 use crate::live::ConfigError;
 use crate::node::{ERROR, INFO};
+use crate::saving::UNSAVED_BYTES;
 use antiphon_routing::store::Store;
 use antiphon_store::cassandra::{CassandraEvent, CassandraTls, Watcher};
+use antiphon_store::sqlite::Retention;
 use antiphon_store::{Cassandra, CassandraConfig, Sqlite, SqliteConfig};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Writes that an engine lets wait: more than [`UNSAVED_BYTES`] of small ones, so that
+/// clients are slowed down before anything is refused.
+const QUEUE_WRITES: usize = 512 * 1024;
+/// Their bytes: what is read already when no more is read comes on top.
+const QUEUE_BYTES: usize = UNSAVED_BYTES + 128 * 1024 * 1024;
+
+/// What is read of an engine when metrics are asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StoreReadings {
+    /// Writes that wait.
+    pub queued: u64,
+    /// How long the oldest text waits to be found, seconds.
+    pub search_lag: f64,
+}
+
+/// An engine.
+pub(crate) struct Opened {
+    pub store: Arc<dyn Store>,
+    pub readings: Box<dyn Fn() -> StoreReadings + Send + Sync>,
+}
 
 /// Opens it; blocks until it is ready.
 ///
 /// # Errors
 /// [`ConfigError`]
-pub(crate) fn open(
-    config: &NodeConfig,
-    bridge: &Arc<Bridge>,
-) -> Result<Arc<dyn Store>, ConfigError> {
+pub(crate) fn open(config: &NodeConfig, bridge: &Arc<Bridge>) -> Result<Opened, ConfigError> {
     match config.storage.backend {
         Backend::Sqlite => {
-            let store = Sqlite::open(SqliteConfig::new(&config.data_dir))?;
-            Ok(Arc::new(store))
+            let store = Arc::new(Sqlite::open(sqlite(config))?);
+            let read = Arc::clone(&store);
+            let readings = move || {
+                let stats = read.stats();
+                StoreReadings {
+                    queued: stats.queued,
+                    search_lag: stats.search_lag_us as f64 / 1e6,
+                }
+            };
+            Ok(Opened {
+                store,
+                readings: Box::new(readings),
+            })
         }
         Backend::Cassandra => {
             let options = config
@@ -29,9 +60,30 @@ pub(crate) fn open(
                 .cassandra
                 .as_ref()
                 .ok_or_else(|| ConfigError::Document("storage.cassandra is missing".into()))?;
-            let store = Cassandra::open(cassandra(options, bridge))?;
-            Ok(Arc::new(store))
+            let store = Arc::new(Cassandra::open(cassandra(options, bridge))?);
+            let read = Arc::clone(&store);
+            let readings = move || StoreReadings {
+                queued: read.stats().queued,
+                search_lag: 0.0,
+            };
+            Ok(Opened {
+                store,
+                readings: Box::new(readings),
+            })
         }
+    }
+}
+
+fn sqlite(config: &NodeConfig) -> SqliteConfig {
+    let archive = &config.archive;
+    SqliteConfig {
+        queue: QUEUE_WRITES,
+        queue_bytes: QUEUE_BYTES,
+        retention: Retention {
+            days: Some(archive.retention_days).filter(|days| *days > 0),
+            messages: Some(archive.messages_per_account).filter(|most| *most > 0),
+        },
+        ..SqliteConfig::new(&config.data_dir)
     }
 }
 
@@ -41,6 +93,8 @@ fn cassandra(options: &Options, bridge: &Arc<Bridge>) -> CassandraConfig {
         identity: options.certificate.clone().zip(options.key.clone()),
     });
     CassandraConfig {
+        queue: QUEUE_WRITES,
+        queue_bytes: QUEUE_BYTES,
         local_datacenter: options.local_datacenter.clone(),
         login: options.user.clone().zip(options.password.clone()),
         tls,
