@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node does while its Cassandra does not answer, and when it answers again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from support import ns
+from support.cassandra import Cassandra
+from support.client import Client
+from support.endpoint import Account
+from support.xml import E, message
+
+from .crowd import Crowd
+from .ledger import Findings
+from .node import Mortal
+from .trials import judge_wire
+
+BEAT_S = 0.2
+GRACE_S = 1.0
+"""What was under way when the store went may still be acknowledged or delivered."""
+
+
+@dataclass
+class Outage:
+    """What happened while the store was away."""
+
+    delivered_s: list[float] = field(default_factory=list)
+    """How long each message took that was written meanwhile."""
+    acknowledged: int = 0
+    """Messages acknowledged meanwhile: must be none."""
+    grown_bytes: int = 0
+    """What the node's memory grew by."""
+    recovered_s: float = 0.0
+    """From the store's return until all was acknowledged."""
+    findings: Findings = field(default_factory=Findings)
+
+
+async def pause(
+    node: Mortal, ring: Cassandra, crowd: Crowd, pair: tuple[Account, Account], seconds: float
+) -> Outage:
+    """Freezes the only Cassandra under load for some seconds; a pair goes on to chat meanwhile."""
+    found = Outage()
+    crowd.start(node.door)
+    a, b = [await _online(node, account) for account in pair]
+    await asyncio.sleep(2.0)
+    memory = node.memory_bytes()
+    ring.pause()
+    try:
+        await asyncio.sleep(GRACE_S)
+        before = len(crowd.ledger.acknowledged)
+        end = time.monotonic() + seconds - GRACE_S
+        while time.monotonic() < end:
+            await _beat(a, b, found)
+            await asyncio.sleep(BEAT_S)
+        found.acknowledged = len(crowd.ledger.acknowledged) - before
+        found.grown_bytes = node.memory_bytes() - memory
+    finally:
+        ring.resume()
+    begun = time.monotonic()
+    await crowd.settle(120.0)
+    found.recovered_s = time.monotonic() - begun
+    accounts = [member.account for member in crowd.members]
+    await crowd.close()
+    found.findings = await judge_wire(node, accounts, crowd.ledger)
+    for client in (a, b):
+        await client.close()
+    return found
+
+
+async def _online(node: Mortal, account: Account) -> Client:
+    client = Client(node.door, account)
+    client.auto_ack = True
+    await client.login("desk")
+    await client.sm_enable()
+    await client.online()
+    return client
+
+
+async def _beat(a: Client, b: Client, found: Outage) -> None:
+    begun = time.monotonic()
+    id_ = a.send(message(b.bare, f"beat {begun}", type="chat", id=a.next_id()))
+    await b.expect("message", id=id_)
+    found.delivered_s.append(time.monotonic() - begun)
+    a.send(E("r", ns.SM))
+
+
+async def lose_one(node: Mortal, ring: Cassandra, crowd: Crowd, seconds: float) -> Findings:
+    """Kills one replica of three under load; what is acknowledged meanwhile is kept."""
+    crowd.start(node.door)
+    await asyncio.sleep(2.0)
+    ring.kill(2)
+    await asyncio.sleep(seconds)
+    before = len(crowd.ledger.acknowledged)
+    await asyncio.sleep(3.0)
+    assert len(crowd.ledger.acknowledged) > before, "nothing is acknowledged by two of three"
+    await crowd.settle(120.0)
+    accounts = [member.account for member in crowd.members]
+    await crowd.close()
+    return await judge_wire(node, accounts, crowd.ledger)

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node killed under load loses nothing that it acknowledged, and keeps nothing twice."""
+
+from __future__ import annotations
+
+import random
+
+from durability import trials
+from durability.crowd import Crowd
+from durability.node import Mortal
+
+PEOPLE = 24
+ROUNDS = 5
+
+
+async def test_five_kills_lose_double_and_reorder_nothing(
+    mortal: Mortal, dice: random.Random
+) -> None:
+    crowd = Crowd(mortal.people(PEOPLE))
+    figures = await trials.kills(mortal, crowd, ROUNDS, dice)
+    print(figures)
+    assert not figures.findings, str(figures.findings)
+    assert not crowd.ledger.refused
+    assert figures.repeated > 0, "no kill came before an acknowledgement"
+    assert figures.acknowledged > 500

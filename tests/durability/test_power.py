@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A power cut at any moment loses nothing that was acknowledged: the disk had it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from durability import trials
+from durability.crowd import Crowd
+from durability.node import Mortal
+
+PEOPLE = 24
+SECONDS = 4.0
+CUTS = 20
+
+
+async def test_power_cuts_under_load_lose_double_and_reorder_nothing(
+    mortal: Mortal, dice: random.Random
+) -> None:
+    if mortal.contact_points:
+        pytest.skip("the disk is Cassandra's own")
+    crowd = Crowd(mortal.people(PEOPLE))
+    figures, control = await trials.power(mortal, crowd, SECONDS, CUTS, dice)
+    print(figures)
+    print(f"on a disk that lies: {control}")
+    assert not figures.findings, str(figures.findings)
+    assert figures.torn > 0, "no cut came between a write and its sync"
+    assert control.findings.lost, "a server that did not sync would pass this test"

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trials: a crowd, a server that dies, and the verdict on what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.client import Client
+from support.endpoint import Account
+
+from . import disk, wire_reader
+from .crowd import Crowd
+from .ledger import Archives, Findings, Ledger, Row, judge, judge_inboxes
+from .node import Mortal
+from .sqlite_reader import SqliteReader
+
+READERS = 8
+"""Archives read over the wire at a time."""
+
+
+@dataclass
+class Figures:
+    """What a trial did and found."""
+
+    kills: int = 0
+    cuts: int = 0
+    torn: int = 0
+    """Unsynced writes of which a cut kept any part, or none."""
+    sent: int = 0
+    acknowledged: int = 0
+    repeated: int = 0
+    received: int = 0
+    rows: int = 0
+    busy_s: float = 0.0
+    """While the crowd wrote, logins included."""
+    findings: Findings = field(default_factory=Findings)
+
+    @property
+    def rate(self) -> float:
+        """Acknowledged messages in a second."""
+        return self.acknowledged / self.busy_s if self.busy_s else 0.0
+
+    def note(self, crowd: Crowd) -> None:
+        """Takes over what the crowd did so far."""
+        ledger = crowd.ledger
+        self.sent, self.acknowledged = len(ledger.sent), len(ledger.acknowledged)
+        self.repeated, self.received = ledger.repeated, crowd.received
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills, {self.cuts} power cuts ({self.torn} unsynced writes), "
+            f"{self.sent} messages sent, {self.acknowledged} acknowledged "
+            f"({self.rate:.0f}/s), {self.repeated} sent again, {self.received} delivered, "
+            f"{self.rows} archived: "
+            + ", ".join(f"{n} {name}" for name, n in self.findings.counts.items())
+        )
+
+
+def judge_image(folder: Path, ledger: Ledger) -> Findings:
+    """The verdict on a copy of the data, read from the file; the copy is changed by that."""
+    reader = SqliteReader(folder)
+    try:
+        reader.check()
+        return judge(ledger, reader.archives())
+    finally:
+        reader.close()
+
+
+def judge_file(folder: Path, ledger: Ledger) -> tuple[Findings, Archives]:
+    """The same with inboxes, of a run that has come to rest."""
+    reader = SqliteReader(folder)
+    try:
+        reader.check()
+        archives = reader.archives()
+        findings = judge(ledger, archives)
+        findings.add(judge_inboxes(ledger, archives, reader.inboxes()))
+        return findings, archives
+    finally:
+        reader.close()
+
+
+async def judge_wire(node: Mortal, accounts: list[Account], ledger: Ledger) -> Findings:
+    """The verdict on what a client is given, archives and inboxes."""
+    doors = asyncio.Semaphore(READERS)
+
+    async def read(number: int) -> tuple[int, list[Row], dict[int, int]]:
+        async with doors:
+            account = accounts[number]
+            rows = await wire_reader.archive(node.door, account)
+            return number, rows, await wire_reader.inbox(node.door, account)
+
+    found = await asyncio.gather(*(read(number) for number in range(len(accounts))))
+    archives = {number: rows for number, rows, _ in found}
+    findings = judge(ledger, archives)
+    findings.add(judge_inboxes(ledger, archives, {number: unread for number, _, unread in found}))
+    return findings
+
+
+async def finish(node: Mortal, crowd: Crowd, figures: Figures) -> None:
+    """Lets a crowd come to rest and judges everything, over the wire and in the file."""
+    await crowd.settle()
+    await crowd.read_half()
+    figures.note(crowd)
+    assert figures.acknowledged + len(crowd.ledger.refused) >= figures.sent
+    accounts = [member.account for member in crowd.members]
+    await crowd.close()
+    figures.findings.add(await judge_wire(node, accounts, crowd.ledger))
+    if node.contact_points:
+        return
+    node.stop()
+    findings, archives = judge_file(node.data, crowd.ledger)
+    figures.findings.add(findings)
+    figures.rows = sum(map(len, archives.values()))
+
+
+async def kills(node: Mortal, crowd: Crowd, rounds: int, dice: random.Random) -> Figures:
+    """Kills a running node at random moments, reconnects everybody, and counts.
+
+    After each kill what is in the file is judged before anybody can send anything again.
+    """
+    figures = Figures()
+    for _ in range(rounds):
+        begun = time.monotonic()
+        crowd.start(node.door)
+        await asyncio.sleep(dice.uniform(0.2, 2.5))
+        node.kill()
+        figures.kills += 1
+        figures.busy_s += time.monotonic() - begun
+        await crowd.crash()
+        if not node.contact_points:
+            image = node.image(node.folder / "image")
+            figures.findings.add(judge_image(image, crowd.ledger))
+            shutil.rmtree(image)
+        node.again()
+    crowd.start(node.door)
+    await finish(node, crowd, figures)
+    return figures
+
+
+async def power(
+    node: Mortal, crowd: Crowd, seconds: float, cuts: int, dice: random.Random
+) -> tuple[Figures, Figures]:
+    """Runs a node on a disk of which every write is known, and cuts the power.
+
+    The last cut is where the node was killed: there it goes on, clients send again, and all is
+    judged as after a kill. The other cuts are at random moments of the same run. The second
+    figures are of a disk that lies about its syncs: they must not be flawless.
+    """
+    figures, control = Figures(), Figures()
+    before = node.image(node.folder / "before")
+    protocol_file = node.folder / "protocol"
+    library = disk.build(node.folder)
+    node.extra_env = disk.environment(library, node.data, protocol_file)
+    node.again()
+    begun = time.monotonic()
+    crowd.start(node.door)
+    await asyncio.sleep(seconds)
+    node.kill()
+    figures.kills += 1
+    figures.busy_s = time.monotonic() - begun
+    await crowd.crash()
+    figures.note(crowd)
+    protocol = disk.Protocol(protocol_file, node.data)
+    end = time.monotonic()
+    moments = protocol.moments(cuts - 1, begun, dice)
+    for moment in moments:
+        _cut(protocol, moment, (before, crowd.ledger), figures, dice)
+    for moment in moments[: max(3, cuts // 10)]:
+        _cut(protocol, moment, (before, crowd.ledger), control, dice, lies_s=0.3)
+    shutil.rmtree(node.data)
+    figures.torn += protocol.cut(end, before, node.data, dice)
+    figures.cuts += 1
+    protocol.close()
+    node.extra_env = {}
+    figures.findings.add(_copy_judged(node, crowd.ledger))
+    node.again()
+    begun = time.monotonic()
+    crowd.start(node.door)
+    await asyncio.sleep(1.0)
+    figures.busy_s += time.monotonic() - begun
+    await finish(node, crowd, figures)
+    return figures, control
+
+
+def _copy_judged(node: Mortal, ledger: Ledger) -> Findings:
+    image = node.image(node.folder / "image")
+    try:
+        return judge_image(image, ledger)
+    finally:
+        shutil.rmtree(image)
+
+
+def _cut(
+    protocol: disk.Protocol,
+    moment: float,
+    truth: tuple[Path, Ledger],
+    figures: Figures,
+    dice: random.Random,
+    *,
+    lies_s: float = 0,
+) -> None:
+    before, ledger = truth
+    image = before.with_name("cut")
+    try:
+        figures.torn += protocol.cut(moment, before, image, dice, lies_s=lies_s)
+        figures.cuts += 1
+        figures.findings.add(judge_image(image, ledger.until(moment)))
+    finally:
+        shutil.rmtree(image)
+
+
+async def catch_up(
+    node: Mortal, accounts: list[Account], total: int, dice: random.Random
+) -> tuple[int, int, int]:
+    """A client that disconnects at random and asks for what came after the last it has.
+
+    The last account reads what the others write to it. Returns how many messages it saw, how many
+    were there, and how often it disconnected; raises `AssertionError` where it sees one twice,
+    or out of order within a pair.
+    """
+    reader, writers = accounts[-1], Crowd(accounts[:-1], window=20, reach=1)
+    for member in writers.members:
+        member.peers = [len(accounts) - 1]
+    writers.start(node.door)
+    seen: list[Row] = []
+    last: str | None = None
+    cuts = 0
+    while len(writers.ledger.sent) < total:
+        last = await _sync(node, reader, seen, last, dice.randint(1, 4))
+        cuts += 1
+        await asyncio.sleep(dice.uniform(0, 0.05))
+    await writers.settle()
+    await writers.close()
+    last = await _sync(node, reader, seen, last, None)
+    findings = judge(writers.ledger, {len(accounts) - 1: seen})
+    # Nobody reads the senders' archives here.
+    findings.lost = [text for text in findings.lost if text.endswith(f" of {len(accounts) - 1}")]
+    assert not findings, str(findings)
+    return len(seen), len(writers.ledger.sent), cuts
+
+
+async def _sync(
+    node: Mortal, account: Account, seen: list[Row], last: str | None, pages: int | None
+) -> str | None:
+    """Catches up for some pages of random size, or (`None`) to the end; then drops the line."""
+    client = Client(node.door, account)
+    try:
+        await client.login("reader")
+        while pages is None or pages > 0:
+            results, is_complete = await wire_reader.page_after(
+                client, last, random.choice((1, 7, 50, 250))
+            )
+            client.log.clear()
+            for result in results:
+                last = result.get("id")
+                row = wire_reader.row_of(client.bare, result)
+                assert row is not None
+                seen.append(row)
+            if is_complete:
+                break
+            pages = None if pages is None else pages - 1
+        return last
+    finally:
+        client.abort()
