@@ -3,10 +3,12 @@
 
 `--server antiphon` (default) and `--server prosody` start one themselves;
 `--server HOST:PORT --domain D --accounts FILE` points the same tests at any other.
+`--store cassandra` gives Antiphon a Cassandra to keep everything in, a keyspace for each node.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest_asyncio
 from support.certs import Authority
 from support.client import LIVE, Client
 from support.component import Component
+from support.keyspaces import Keyspaces
 from support.play import Clients, Servers
 from support.server import Server, Settings
 
@@ -28,6 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--server", default="antiphon", help="antiphon, prosody or HOST:PORT")
     group.addoption("--domain", default="localhost", help="the domain of --server HOST:PORT")
     group.addoption("--accounts", type=Path, help="file of jid,password for --server HOST:PORT")
+    group.addoption(
+        "--store",
+        default="sqlite",
+        choices=("sqlite", "cassandra", "cassandra41"),
+        help="where Antiphon keeps everything; ANTIPHON_TEST_CASSANDRA names one that runs already",
+    )
     group.addoption("--proxy", type=int, metavar="SEED", help="tear and delay all streams")
     group.addoption("--ca", type=Path, help="certificate authority of --server HOST:PORT")
 
@@ -85,9 +94,15 @@ def servers(
     pytestconfig: pytest.Config,
     tmp_path_factory: pytest.TempPathFactory,
     authority: Authority,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Servers]:
     """Every server of this run."""
-    made = Servers(pytestconfig, tmp_path_factory, authority)
+    keyspaces = None
+    if (store := str(pytestconfig.getoption("--store"))) != "sqlite":
+        given = os.environ.get("ANTIPHON_TEST_CASSANDRA")
+        points = given.split(",") if given else request.getfixturevalue(store).contact_points
+        keyspaces = Keyspaces(points)
+    made = Servers(pytestconfig, tmp_path_factory, authority, keyspaces)
     yield made
     made.stop()
 

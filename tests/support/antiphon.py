@@ -63,6 +63,9 @@ class Antiphon(Server):
 
     kind = "antiphon"
     config: Path
+    contact_points: tuple[str, ...] = ()
+    """Of the Cassandra that it keeps everything in; none: SQLite."""
+    keyspace = ""
 
     def write_config(self) -> Path:
         """Writes `antiphon.toml` for the settings."""
@@ -73,6 +76,11 @@ class Antiphon(Server):
             tables.setdefault(name, {}).update(dict(keys))
         if self.settings.client_ca:
             tables.setdefault("auth", {})["client_ca"] = self.authority.ca
+        if self.contact_points:
+            tables.setdefault("storage", {})["backend"] = "cassandra"
+            cassandra = tables.setdefault("storage.cassandra", {})
+            cassandra.setdefault("contact_points", self.contact_points)
+            cassandra.setdefault("keyspace", self.keyspace)
         first, *others = self.settings.domains
         text = [
             f"domains = {toml_value(self.settings.domains)}",
@@ -119,6 +127,10 @@ class Antiphon(Server):
         if not executable().exists():
             raise ServerFailed(f"{executable()} is missing: run `make build` first")
         self.write_config()
+        if self.contact_points:
+            done = self.command("migrate")
+            if done.returncode != 0:
+                raise ServerFailed(f"migrate failed: {done.stdout}{done.stderr}")
         self.spawn([str(executable()), "serve", "--config", str(self.config)])
         self._wait_ready()
         self.create([self.admin])

@@ -15,6 +15,7 @@ from .certs import Authority
 from .client import Client
 from .endpoint import Account
 from .external import External
+from .keyspaces import Keyspaces
 from .prosody import Prosody
 from .proxy import Proxy
 from .server import Ports, Server, ServerFailed, Settings, make_ports
@@ -27,9 +28,14 @@ class Servers:
     """Starts servers on demand, one per distinct settings, and stops them at the end."""
 
     def __init__(
-        self, config: pytest.Config, factory: pytest.TempPathFactory, authority: Authority
+        self,
+        config: pytest.Config,
+        factory: pytest.TempPathFactory,
+        authority: Authority,
+        keyspaces: Keyspaces | None = None,
     ) -> None:
         self._config, self._factory, self._authority = config, factory, authority
+        self._keyspaces = keyspaces
         self._running: dict[Settings, Server | ServerFailed] = {}
         self._retired: list[Server] = []
         seed = config.getoption("--proxy")
@@ -77,6 +83,9 @@ class Servers:
             ports = make_ports(address, fixed)
             server = made(folder, settings, address, ports, self._authority)
             server.kind = name
+            if isinstance(server, Antiphon) and self._keyspaces is not None:
+                server.contact_points = self._keyspaces.contact_points
+                server.keyspace = self._keyspaces.new()
             self._retired.append(server)
             return server
         return self._external(name, settings)
@@ -109,6 +118,8 @@ class Servers:
                 server.stop()
             if server.kind != "external":
                 shutil.rmtree(server.folder, ignore_errors=True)
+        if self._keyspaces is not None:
+            self._keyspaces.drop()
 
 
 class Clients:

@@ -202,7 +202,8 @@ class Place:
             "memtable_flush_writers": 1,
             "memtable_heap_space": memtable,
             "memtable_offheap_space": memtable,
-            "commitlog_segment_size": "8MiB",
+            # Half of it is the largest mutation, and a value may have 4 MiB.
+            "commitlog_segment_size": "16MiB",
             "commitlog_total_space": "128MiB",
             "file_cache_size": "32MiB",
             "networking_cache_size": "16MiB",
