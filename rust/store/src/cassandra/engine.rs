@@ -18,7 +18,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// A count of accounts is used again for this many times as long as the counting took.
 const COUNT_SHARE: u32 = 100;
@@ -48,7 +48,7 @@ pub(super) struct Engine {
     pub(super) account_changes: Arc<AccountChanges>,
     pub(super) counted: Counted,
     pub(super) counters: Counters,
-    pub(super) tell: Mutex<Sender<Message>>,
+    pub(super) tell: Sender<Message>,
     pub(super) runtime: Handle,
     /// When accounts are created.
     pub(super) clock: Clock,
@@ -107,7 +107,7 @@ impl Engine {
             told,
         };
         // The thread lives until the last lane has ended.
-        if self.tell.lock().send(message).is_ok() {
+        if self.tell.send(message).is_ok() {
             let _ = wait.await;
         }
     }
@@ -155,16 +155,22 @@ impl Engine {
         self.runtime.spawn(async move {
             let bounds = Arc::clone(&engine.bounds);
             let _place = ReadPlace(&bounds);
-            if let Some(behind) = behind {
-                // Fails when the lane ended by a panic; then there is nothing to wait for.
-                let _ = behind.await;
-            }
+            let reached = match behind {
+                None => true,
+                // An error: the lane ended by a panic, and there is nothing to wait for.
+                Some(behind) => timeout(engine.read_wait, behind).await.is_ok(),
+            };
             // Nobody waits any more: a session ended while its record was being read.
             if answer.is_canceled() {
                 return;
             }
             let deadline = Instant::now() + engine.read_wait;
-            let outcome = query(engine, deadline).await.map_err(StoreError::from);
+            let outcome = if reached {
+                query(engine, deadline).await.map_err(StoreError::from)
+            } else {
+                // The writes before it cannot be committed now.
+                Err(StoreError::Busy)
+            };
             // Fails when the asker has gone meanwhile: then there is nobody to tell.
             let _ = answer.send(outcome);
         });

@@ -224,7 +224,7 @@ impl Cassandra {
             account_changes: Arc::default(),
             counted: Counted::default(),
             counters: Counters::default(),
-            tell: Mutex::new(tell),
+            tell,
             runtime: runtime.handle().clone(),
             clock: config.clock,
             write_wait: config.write_wait,
@@ -398,7 +398,7 @@ impl Store for Cassandra {
 fn end(engine: &Engine, running: Running) {
     engine.bounds.wait_idle();
     // Fails when the thread has ended by itself.
-    let _ = engine.tell.lock().send(Message::End);
+    let _ = engine.tell.send(Message::End);
     let _ = running.teller.join();
     // Not by dropping it: that would block, which a runtime's thread must not.
     running.runtime.shutdown_background();
