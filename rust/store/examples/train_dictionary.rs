@@ -176,5 +176,5 @@ fn body(dice: &mut Dice) -> String {
             text.push_str(&word[1..]);
         }
     }
-    text.replace('\'', "'")
+    text
 }

@@ -10,8 +10,10 @@ mod contract;
 #[cfg(unix)]
 mod crash;
 
+use antiphon_routing::archive::{Edit, Reference};
 use antiphon_routing::store::{Store, StoreError, Write};
-use antiphon_store::sqlite::{OpenError, Sqlite, SqliteConfig};
+use antiphon_store::sqlite::{OpenError, Retention, Sqlite, SqliteConfig};
+use contract::archive::{JULIET, ROMEO, at, keep, message, pair, purge, stanza, tell};
 use contract::{Place, Stalled, create, credentials, jid, put, record, wait};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -209,6 +211,28 @@ fn a_closed_store_is_one_whole_file() {
     assert!(wait(open(&directory).user(&romeo)).unwrap().is_some());
 }
 
+/// Waits until a query of the file gives a number.
+fn until(directory: &Directory, sql: &str, expected: i64) {
+    let shell = Connection::open(directory.file()).unwrap();
+    let begin = std::time::Instant::now();
+    loop {
+        let found: i64 = shell.query_row(sql, [], |row| row.get(0)).unwrap();
+        if found == expected {
+            return;
+        }
+        assert!(begin.elapsed() < contract::PATIENCE, "{sql}: {found}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+/// Documents of the index that have a word or belong to somebody.
+fn documents(directory: &Directory) -> i64 {
+    let shell = Connection::open(directory.0.join("search.db")).unwrap();
+    shell
+        .query_row("SELECT COUNT(*) FROM body_docsize", [], |row| row.get(0))
+        .unwrap()
+}
+
 #[test]
 fn deletion_leaves_no_row_in_any_table() {
     let directory = Directory::new();
@@ -232,7 +256,18 @@ fn deletion_leaves_no_row_in_any_table() {
         },
     )
     .unwrap();
-    put(&store, Write::AccountDelete { jid: romeo }).unwrap();
+    for n in 0..700 {
+        let mut record = message(&romeo, "x@a.example", romeo.as_str(), n, "text");
+        record.offline_at_ms = Some(1);
+        contract::queue(&store, keep(&romeo, record));
+    }
+    put(&store, Write::AccountDelete { jid: romeo.clone() }).unwrap();
+    until(&directory, "SELECT COUNT(*) FROM purge", 0);
+    // Those who search afterwards wait until the index has all.
+    let juliet = create(&store, "juliet@capulet.example");
+    contract::search::settle(&store, &juliet);
+    assert_eq!(documents(&directory), 0);
+    put(&store, Write::AccountDelete { jid: juliet }).unwrap();
     store.close();
     let shell = Connection::open(directory.file()).unwrap();
     for table in [
@@ -243,11 +278,153 @@ fn deletion_leaves_no_row_in_any_table() {
         "blocked",
         "offline",
         "map",
+        "conversation",
+        "message",
+        "archive",
+        "thread",
+        "archive_owner",
+        "purge",
     ] {
         let sql = format!("SELECT COUNT(*) FROM {table}");
         let rows: i64 = shell.query_row(&sql, [], |row| row.get(0)).unwrap();
         assert_eq!(rows, 0, "{table}");
     }
+}
+
+#[test]
+fn a_content_goes_when_the_last_archive_has_dropped_it() {
+    let directory = Directory::new();
+    let store = open(&directory);
+    let [romeo, juliet] = pair(&store);
+    for n in 0..600 {
+        tell(&store, ROMEO, JULIET, n, "text");
+    }
+    until(&directory, "SELECT COUNT(*) FROM message", 600);
+    put(&store, purge(&romeo, None, at(500))).unwrap();
+    until(&directory, "SELECT COUNT(*) FROM archive", 700);
+    until(&directory, "SELECT COUNT(*) FROM message", 600);
+    put(&store, purge(&juliet, Some(ROMEO), at(300))).unwrap();
+    until(&directory, "SELECT COUNT(*) FROM message", 300);
+    until(&directory, "SELECT COUNT(*) FROM thread", 400);
+    contract::search::settle(&store, &romeo);
+    assert_eq!(documents(&directory), 300);
+    assert_eq!(contract::archive::all(&store, &juliet).len(), 300);
+    // An offline message waits on, whatever its recipient keeps.
+    let mut record = message(&romeo, JULIET, ROMEO, 700, "waits");
+    record.offline_at_ms = Some(1);
+    put(&store, keep(&romeo, record)).unwrap();
+    put(&store, purge(&romeo, None, at(800))).unwrap();
+    until(&directory, "SELECT COUNT(*) FROM purge", 0);
+    let waiting = wait(store.offline(&romeo, 0, 10)).unwrap();
+    assert_eq!(*waiting[0].stanza, *stanza(JULIET, ROMEO, 700, "waits"));
+    store.close();
+}
+
+#[test]
+fn archives_keep_as_much_as_they_may() {
+    let directory = Directory::new();
+    // The messages are seconds apart, the clock stands at the first one's day and a bit.
+    let config = |days, messages| SqliteConfig {
+        retention: Retention { days, messages },
+        clock: Arc::new(|| at(24 * 60 * 60 + 400).ms()),
+        ..directory.config()
+    };
+    let store = open(&directory);
+    let [romeo, juliet] = pair(&store);
+    for n in 0..1000 {
+        tell(&store, ROMEO, JULIET, n, "x");
+    }
+    let dust = create(&store, "dust@a.example");
+    for n in 0..10 {
+        tell(&store, "x@b.example", "dust@a.example", 990 + n, "x");
+    }
+    store.close();
+    let store = Sqlite::open(config(Some(1), None)).unwrap();
+    until(&directory, "SELECT COUNT(*) FROM archive", 1210);
+    assert_eq!(
+        contract::archive::all(&store, &romeo),
+        (400..1000).collect::<Vec<_>>()
+    );
+    store.close();
+    let store = Sqlite::open(config(None, Some(100))).unwrap();
+    until(&directory, "SELECT COUNT(*) FROM archive", 210);
+    assert_eq!(
+        contract::archive::all(&store, &juliet),
+        (900..1000).collect::<Vec<_>>()
+    );
+    assert_eq!(contract::archive::all(&store, &dust).len(), 10);
+    until(&directory, "SELECT COUNT(*) FROM message", 110);
+}
+
+#[test]
+fn a_lost_or_foreign_index_is_made_anew() {
+    let directory = Directory::new();
+    let texts = directory.0.join("search.db");
+    let store = open(&directory);
+    let [romeo, juliet] = pair(&store);
+    for n in 0..50 {
+        tell(&store, ROMEO, JULIET, n, "needle");
+    }
+    let edit = Write::ArchiveEdit {
+        owner: romeo.clone(),
+        peer: juliet.clone(),
+        is_out: true,
+        target: Reference::Id(at(7)),
+        edit: Edit::Supersede,
+    };
+    put(&store, edit).unwrap();
+    store.close();
+    let spoil: [&dyn Fn(); 4] = [
+        &|| std::fs::remove_file(&texts).unwrap(),
+        &|| std::fs::write(&texts, "no database ".repeat(500)).unwrap(),
+        &|| {
+            let shell = Connection::open(&texts).unwrap();
+            let sql = "UPDATE state SET value = value + 1 WHERE name = 'tokenizer'";
+            shell.execute(sql, []).unwrap();
+        },
+        &|| {
+            // It is ahead of a main file that came out of a backup.
+            let shell = Connection::open(&texts).unwrap();
+            let sql = "UPDATE state SET value = value + 1000 WHERE name = 'indexed'";
+            shell.execute(sql, []).unwrap();
+        },
+    ];
+    for spoil in spoil {
+        spoil();
+        let store = open(&directory);
+        contract::search::settle(&store, &romeo);
+        assert_eq!(documents(&directory), 50);
+        assert_eq!(contract::search::search(&store, &romeo, "needle").len(), 49);
+        assert_eq!(
+            contract::search::search(&store, &juliet, "needle").len(),
+            50
+        );
+        assert!(!store.stats().is_search_rebuilding);
+        store.close();
+    }
+}
+
+#[test]
+fn the_index_takes_up_what_a_killed_one_left_in_its_log() {
+    let directory = Directory::new();
+    let store = open(&directory);
+    let [romeo, _] = pair(&store);
+    for n in 0..30 {
+        tell(&store, ROMEO, JULIET, n, "needle");
+    }
+    contract::search::settle(&store, &romeo);
+    // Closed at once: the changes of the last commits are in the log alone.
+    for n in 30..50 {
+        tell(&store, ROMEO, JULIET, n, "needle");
+    }
+    store.close();
+    let store = open(&directory);
+    assert_eq!(contract::search::search(&store, &romeo, "needle").len(), 50);
+    assert_eq!(store.stats().search_behind, 0);
+    // The log is cut with one of the next commits.
+    tell(&store, ROMEO, JULIET, 50, "needle");
+    until(&directory, "SELECT COUNT(*) <= 2 FROM search_log", 1);
+    assert_eq!(store.stats().background_errors, 0);
 }
 
 #[test]

@@ -201,10 +201,11 @@ impl Change<'_> {
             tokens: tokens(sides.sender, sides.receiver),
             stanza: Some(Arc::clone(stanza)),
         });
-        if place.content.is_none() && place.uid == place.id {
-            if let Some(content) = memory.contents.get_mut(&place.uid) {
-                content.is_indexed = true;
-            }
+        if place.content.is_none()
+            && place.uid == place.id
+            && let Some(content) = memory.contents.get_mut(&place.uid)
+        {
+            content.is_indexed = true;
         }
     }
 
@@ -244,10 +245,10 @@ impl Change<'_> {
         peer: &str,
     ) -> rusqlite::Result<Option<i64>> {
         let place = (owner, xxh3_64(peer.as_bytes()));
-        if let Some((jid, number)) = self.state.archive.conversations.get(&place) {
-            if **jid == *peer {
-                return Ok(Some(*number));
-            }
+        if let Some((jid, number)) = self.state.archive.conversations.get(&place)
+            && **jid == *peer
+        {
+            return Ok(Some(*number));
         }
         let number: Option<i64> = self
             .statement("SELECT id FROM conversation WHERE owner = ?1 AND jid = ?2")?
@@ -483,18 +484,18 @@ impl Change<'_> {
         if !is_searchable(place.flags) {
             return Ok(());
         }
-        if place.document() == place.key() {
-            if let Some(partner) = self.partner(owner, place, peer)? {
-                let flags: Option<u16> = self
-                    .statement(
-                        "SELECT flags FROM archive
+        if place.document() == place.key()
+            && let Some(partner) = self.partner(owner, place, peer)?
+        {
+            let flags: Option<u16> = self
+                .statement(
+                    "SELECT flags FROM archive
                          WHERE owner = ?1 AND id = ?2 AND uid IS NULL AND content IS NULL",
-                    )?
-                    .query_row((partner, place.id), |row| row.get(0))
-                    .optional()?;
-                if flags.is_some_and(|flags| is_searchable(Flags(flags))) {
-                    return Ok(());
-                }
+                )?
+                .query_row((partner, place.id), |row| row.get(0))
+                .optional()?;
+            if flags.is_some_and(|flags| is_searchable(Flags(flags))) {
+                return Ok(());
             }
         }
         let memory = &mut self.state.archive;

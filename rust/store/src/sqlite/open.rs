@@ -36,7 +36,7 @@ const CHECKPOINT_PAGES: i64 = 4000;
 const LOG_BYTES: i64 = 64 * 1024 * 1024;
 
 /// Cache of the writer, KiB (negative is SQLite's way to say so).
-const WRITER_CACHE: i64 = -32 * 1024;
+const WRITER_CACHE: i64 = -64 * 1024;
 
 /// Cache of each reader, KiB.
 const READER_CACHE: i64 = -8 * 1024;

@@ -9,6 +9,7 @@ use antiphon_routing::archive::{ArchiveId, Flags};
 use antiphon_routing::store::StoreError;
 use rusqlite::OptionalExtension;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Messages that one slice takes out: 5-10 ms in which a commit waits.
 const SLICE: usize = 256;
@@ -65,10 +66,10 @@ impl Change<'_> {
         let mut peers: HashMap<i64, String> = HashMap::new();
         self.keep_waiting(&job, address.as_deref(), &places)?;
         for place in &places {
-            if !peers.contains_key(&place.conversation) {
-                peers.insert(place.conversation, self.peer(place.conversation)?);
-            }
-            let peer = &peers[&place.conversation];
+            let peer = match peers.entry(place.conversation) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(self.peer(place.conversation)?),
+            };
             if let Some(address) = &address {
                 self.keep_last(place, address, peer)?;
             }

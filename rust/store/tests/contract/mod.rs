@@ -270,6 +270,7 @@ macro_rules! contract_suite {
             what_was_edited_or_purged_is_not_found
             only_searchable_messages_are_found
             messages_with_ids_of_their_own_are_found_in_order
+            beginnings_of_words_are_found_among_many_messages
             hostile_searches_are_only_text
         );
         $crate::contract_suite!($place, order:

@@ -33,7 +33,13 @@ fn text(text: &str) -> ArchiveFilter {
     }
 }
 
-fn search(store: &dyn Store, owner: &Jid, words: &str) -> Vec<u64> {
+/// Waits until the index has everything that was written before.
+pub fn settle(store: &dyn Store, owner: &Jid) {
+    search(store, owner, "anything");
+}
+
+/// Which messages a search finds, when the index has everything.
+pub fn search(store: &dyn Store, owner: &Jid, words: &str) -> Vec<u64> {
     numbers(&search_page(store, owner, &text(words), false, 1000))
 }
 
@@ -231,6 +237,41 @@ pub fn messages_with_ids_of_their_own_are_found_in_order<P: Place>() {
     assert_eq!(search(&*store, &romeo, "word").len(), 30);
     let last = search_page(&*store, &juliet, &text("word"), true, 4);
     assert_eq!(numbers(&last), hers[26..]);
+}
+
+pub fn beginnings_of_words_are_found_among_many_messages<P: Place>() {
+    let place = P::new();
+    let store = place.open(ROOM);
+    let [romeo, _] = pair(&*store);
+    for n in 0..900 {
+        // One beginning in all, one in a few far apart.
+        let body = if n % 300 == 7 { "unicorn word" } else { "word" };
+        queue(
+            &*store,
+            keep(&romeo, message(&romeo, JULIET, ROMEO, n, body)),
+        );
+    }
+    assert_eq!(search(&*store, &romeo, "uni*"), [7, 307, 607]);
+    assert_eq!(search(&*store, &romeo, "uni* wo*"), [7, 307, 607]);
+    assert_eq!(search(&*store, &romeo, "wor*").len(), 900);
+    for is_from_end in [false, true] {
+        let mut seen = Vec::new();
+        let mut filter = text("uni*");
+        loop {
+            let page = search_page(&*store, &romeo, &filter, is_from_end, 1);
+            if is_from_end {
+                filter.before = page.messages.first().map(|m| m.id);
+            } else {
+                filter.after = page.messages.last().map(|m| m.id);
+            }
+            seen.extend(numbers(&page));
+            if page.is_complete {
+                break;
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, [7, 307, 607]);
+    }
 }
 
 pub fn hostile_searches_are_only_text<P: Place>() {

@@ -3,6 +3,8 @@
 //!
 //! The writers are child processes: this same test binary, running one ignored test.
 
+mod archive;
+
 use crate::contract::{PATIENCE, create, jid, put, wait};
 use antiphon_routing::store::{Store, StoreError, Write};
 use antiphon_store::SqliteConfig;
@@ -80,7 +82,8 @@ struct Crash {
 }
 
 impl Crash {
-    fn start(name: &str) -> Self {
+    /// Starts a child: the ignored test of this name.
+    fn start(name: &str, child: &str) -> Self {
         let name = format!("antiphon-crash-{}-{name}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         let _ = std::fs::remove_dir_all(&directory);
@@ -88,9 +91,10 @@ impl Crash {
         let mut child = Command::new("sh")
             .args([
                 "-c",
-                "trap '' XFSZ; exec \"$0\" --ignored --exact crash::child --nocapture",
+                "trap '' XFSZ; exec \"$0\" --ignored --exact \"$1\" --nocapture",
             ])
             .arg(std::env::current_exe().unwrap())
+            .arg(child)
             .env(DIRECTORY, &directory)
             .stdout(Stdio::piped())
             .spawn()
@@ -120,16 +124,20 @@ impl Crash {
         panic!("the child ended");
     }
 
-    /// Kills the child and returns what was acknowledged and what is stored, of each user.
-    fn kill_and_check(mut self) {
+    /// Kills the child and reads what it said before it died.
+    fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        // What it said before it died was said.
         for line in self.lines.by_ref().map_while(Result::ok) {
             if let Some(number) = line.strip_prefix("ack ").and_then(|n| n.parse().ok()) {
                 self.acknowledged.insert(number);
             }
         }
+    }
+
+    /// Kills the child and checks what was acknowledged and what is stored, of each user.
+    fn kill_and_check(mut self) {
+        self.kill();
         let store =
             Sqlite::open(SqliteConfig::new(&self.directory)).expect("opened after the kill");
         let mut stored = HashSet::new();
@@ -187,7 +195,7 @@ impl Drop for Crash {
 #[test]
 fn a_killed_process_loses_nothing_it_has_acknowledged() {
     for (round, acknowledged) in [1, 700, 3000, 9000, 25_000].into_iter().enumerate() {
-        let mut crash = Crash::start(&format!("kill{round}"));
+        let mut crash = Crash::start(&format!("kill{round}"), "crash::child");
         let mut count = 0;
         crash.follow(|line| {
             count += usize::from(line.starts_with("ack "));
@@ -199,7 +207,7 @@ fn a_killed_process_loses_nothing_it_has_acknowledged() {
 
 #[test]
 fn a_failing_disk_fails_writes_and_they_go_on_when_it_does() {
-    let mut crash = Crash::start("disk");
+    let mut crash = Crash::start("disk", "crash::child");
     let mut count = 0;
     let mut hundred = |line: &str| {
         count += 1;
