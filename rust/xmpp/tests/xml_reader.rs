@@ -365,6 +365,14 @@ fn what_is_kept_of_an_unfinished_element_stays_in_proportion() {
         assert_eq!(read(format!("<{root}>{}", "<a/>".repeat(most))), Ok(None));
         assert_eq!(read(format!("<{root}>{}", "<a/>".repeat(most + 1))), over);
     }
+    let unbounded = Limits {
+        elements: usize::MAX,
+        ..limits
+    };
+    let mut reader = Reader::tcp(unbounded);
+    reader.feed(format!("{HEADER}<message>{}", "<a/>".repeat(5_000)).as_bytes());
+    reader.next().unwrap();
+    assert_eq!(reader.next(), Ok(None));
     // deeper elements are bytes
     let deep = format!("<message><x>{}", "<a/>".repeat(24_998));
     assert_eq!(read(deep.clone()), Ok(None));

@@ -262,7 +262,7 @@ impl Scan {
             return Ok(true);
         }
         self.enter(text, &tag, at.clone(), (ns, content), env)?;
-        self.check_kept(env.mode)?;
+        self.check_kept(env)?;
         if tag.empty {
             // What the root declares is still asked for when the stanza is made.
             if level > 0 {
@@ -394,9 +394,13 @@ impl Scan {
         Ok(())
     }
 
-    /// What an unfinished element keeps stays in proportion to its bytes.
-    fn check_kept(&self, mode: Mode) -> Result<(), XmlError> {
-        let is_tree = self.head.is_none() && matches!(mode, Mode::Stream(_));
+    /// What an unfinished element keeps stays in proportion to its bytes, unless elements are not
+    /// bounded at all.
+    fn check_kept(&self, env: &Env) -> Result<(), XmlError> {
+        if env.limits.elements == usize::MAX {
+            return Ok(());
+        }
+        let is_tree = self.head.is_none() && matches!(env.mode, Mode::Stream(_));
         if self.children.len() > CHILDREN || (is_tree && self.elements > NEGOTIATION) {
             return Err(XmlError::Limit("elements"));
         }
