@@ -46,6 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("python_files", "xep_*.py")
     config.addinivalue_line("python_files", "rfc*.py")
     config.addinivalue_line("python_files", "attack_*.py")
+    config.addinivalue_line("python_files", "archive_*.py")
+    config.addinivalue_line("python_files", "inbox*.py")
     for name in ("limits.py", "operations.py", "crossings.py", "modules_off.py"):
         config.addinivalue_line("python_files", name)
     for line in (

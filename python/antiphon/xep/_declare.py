@@ -19,6 +19,7 @@ __all__ = [
     "Declaration",
     "E",
     "Element",
+    "Extension",
     "Handler",
     "Identity",
     "Iq",
@@ -184,3 +185,11 @@ class Rfc(Declaration):
         super().__init__(**declared)
         self.number = number
         self.section = section
+
+
+class Extension(Declaration):
+    """A protocol that is no XEP, by the namespace that whoever designed it gave it."""
+
+    def __init__(self, *, namespace: str, **declared: Unpack[Declared]) -> None:
+        super().__init__(**declared)
+        self.namespace = namespace

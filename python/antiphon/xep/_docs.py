@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from antiphon import __version__
-from antiphon.xep._declare import Declaration, Rfc, Xep
+from antiphon.xep._declare import Declaration, Extension, Rfc, Xep
 from antiphon.xep._registry import registry
 
 BEGIN, END = "<!-- xeps begin -->", "<!-- xeps end -->"
@@ -70,6 +70,9 @@ def reference() -> str:
     lines.append("\n## XEPs\n\n| XEP | title | version | name | requires | announced |\n")
     lines.append("|---|---|---|---|---|---|\n")
     lines += [_row(xep) for xep in _xeps()]
+    lines.append("\n## Others\n\n| protocol | name | requires | announced |\n|---|---|---|---|\n")
+    others = (one for one in registry().features if isinstance(one, Extension))
+    lines += [_other(one) for one in others]
     notes = [xep for xep in _xeps() if xep.note]
     lines.append("\n## Left out\n\n")
     lines += [f"- XEP-{xep.number:04}: {xep.note}.\n" for xep in notes]
@@ -77,15 +80,24 @@ def reference() -> str:
 
 
 def _row(xep: Xep) -> str:
-    name = f"`{xep.name}`" if xep.is_switchable else "always on"
-    if xep.config is not None and hasattr(xep.config(), "enabled"):
+    link = f"[{xep.number:04}]({_url(xep)})"
+    return f"| {link} | {xep.title} | {xep.version} | {_facts(xep)} |\n"
+
+
+def _other(extension: Extension) -> str:
+    return f"| {extension.title}: {_cell(extension.gain)} | {_facts(extension)} |\n"
+
+
+def _facts(feature: Declaration) -> str:
+    """Its name, what it requires and what is announced, as cells."""
+    name = f"`{feature.name}`" if feature.is_switchable else "always on"
+    if feature.config is not None and hasattr(feature.config(), "enabled"):
         name += " (off unless enabled)"
     requires = ", ".join(
-        f"{number:04}" if isinstance(number, int) else number for number in xep.requires
+        f"{number:04}" if isinstance(number, int) else number for number in feature.requires
     )
-    announced = ", ".join(f"`{feature}`" for feature in _announced(xep))
-    link = f"[{xep.number:04}]({_url(xep)})"
-    return f"| {link} | {xep.title} | {xep.version} | {name} | {requires} | {announced} |\n"
+    announced = ", ".join(f"`{feature}`" for feature in _announced(feature))
+    return f"{name} | {requires} | {announced}"
 
 
 def _announced(feature: Declaration) -> list[str]:

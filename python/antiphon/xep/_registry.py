@@ -17,7 +17,7 @@ from antiphon.hooks.bus import Bus
 from antiphon.hooks.context import Host, LateLink, Link
 from antiphon.storage.api import Store
 from antiphon.storage.context import Context
-from antiphon.xep._declare import Answer, Declaration, Handler, Rfc, Xep
+from antiphon.xep._declare import Answer, Declaration, Extension, Handler, Rfc, Xep
 from antiphon.xep._points import CAPS_SEEN, STREAM_FEATURES
 from antiphon.xmpp.errors import StanzaError
 from antiphon.xmpp.jid import Jid
@@ -204,19 +204,22 @@ def _found() -> Iterator[Declaration]:
                 continue
             module = importlib.import_module(f"{package}.{entry.name}")
             match = _XEP_FILE.match(entry.name)
-            declared = getattr(module, "xep" if match else "rfc", None)
+            names = ("xep",) if match else ("rfc", "extension")
+            declared = next((vars(module)[name] for name in names if name in vars(module)), None)
             if match and isinstance(declared, Xep) and declared.number == int(match[1]):
                 declared.bind(match[2], module.__doc__ or "")
-            elif not match and isinstance(declared, Rfc):
+            elif not match and isinstance(declared, Rfc | Extension):
                 declared.bind(entry.name, module.__doc__ or "")
             else:
-                raise DeclarationError(f"{module.__name__} does not declare its XEP or RFC")
+                raise DeclarationError(f"{module.__name__} does not declare what it is")
             yield declared
 
 
-def _order(feature: Declaration) -> tuple[bool, int, str]:
+def _order(feature: Declaration) -> tuple[int, int, str]:
+    """RFCs, XEPs, what is neither."""
     number = feature.number if isinstance(feature, Xep | Rfc) else 0
-    return isinstance(feature, Xep), number, feature.name
+    rank = next((n for n, kind in enumerate((Rfc, Xep)) if isinstance(feature, kind)), 2)
+    return rank, number, feature.name
 
 
 def _check(features: Sequence[Declaration]) -> None:

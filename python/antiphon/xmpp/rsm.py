@@ -2,7 +2,7 @@
 """Result set management (XEP-0059): pages of an ordered list."""
 
 from collections.abc import Callable, Sequence
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from msgspec import Struct
 
@@ -38,12 +38,16 @@ class PageRequest(Struct, frozen=True, kw_only=True):
         )
 
 
+LARGEST: Final = 1_000_000_000
+"""A larger number counts as this one: every page has its own limit anyway."""
+
+
 def _number(text: str | None) -> int | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+    if not (text.isascii() and text.isdigit()):
         raise StanzaError("bad-request", "not a number in the result set")
-    return int(text)
+    return int(text) if len(text) < 10 else LARGEST
 
 
 def page(

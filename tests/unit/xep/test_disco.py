@@ -11,6 +11,7 @@ HOST = "capulet.example"
 JULIET = "juliet@capulet.example"
 ROMEO = "romeo@capulet.example/orchard"
 GOLDEN = [
+    "erlang-solutions.com:xmpp:inbox:0",
     "http://jabber.org/protocol/caps",
     "http://jabber.org/protocol/commands",
     "http://jabber.org/protocol/disco#info",
@@ -20,12 +21,17 @@ GOLDEN = [
     "jabber:iq:private",
     "jabber:iq:version",
     "msgoffline",
+    "urn:xmpp:archive:auto",
+    "urn:xmpp:archive:manage",
     "urn:xmpp:blocking",
     "urn:xmpp:carbons:2",
     "urn:xmpp:carbons:rules:0",
     "urn:xmpp:delay",
     "urn:xmpp:hints",
+    "urn:xmpp:message-retract:1",
+    "urn:xmpp:message-retract:1#tombstone",
     "urn:xmpp:ping",
+    "urn:xmpp:sid:0",
     "urn:xmpp:time",
     "vcard-temp",
 ]
@@ -58,7 +64,18 @@ async def test_owner_contact_and_stranger_get_three_answers() -> None:
     own = await info(h, JULIET, f"{JULIET}/balcony")
     contact = await info(h, JULIET, ROMEO)
     assert own.identities == contact.identities == (Identity("account", "registered"),)
-    assert set(own.features) - set(contact.features) == {ns.PRIVATE}
+    assert set(own.features) - set(contact.features) == {
+        ns.PRIVATE,
+        ns.MAM_2,
+        ns.MAM_EXTENDED,
+        ns.MAM_GROUPCHAT_FIELD,
+        ns.MAM_1,
+        ns.MAM_0,
+        ns.MAM_TMP,
+        ns.FULLTEXT,
+        ns.INBOX,
+        ns.INBOX_1,
+    }
     assert ns.DISCO_INFO in contact.features
     error = await refused(info(h, JULIET, "mallory@evil.example/x"))
     assert error.condition == "service-unavailable"

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""XEP-0308 Last Message Correction: passes, is archived, and a search knows the latest text."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.archive import archive, chat, said, search
+from support.client import Client, fence
+from support.play import Clients
+from support.xml import E, Element
+
+pytestmark = pytest.mark.ours("other servers search in their own way")
+
+CORRECT = "urn:xmpp:message-correct:0"
+
+
+def correction(to: str, text: str, id_: str) -> Element:
+    """XEP-0308 #usecase, example 4."""
+    return chat(to, text, E("replace", CORRECT, id=id_))
+
+
+async def test_a_correction_passes_and_is_archived_beside_what_it_corrects(
+    romeo: Client, juliet: Client
+) -> None:
+    romeo.send(chat(juliet.jid, "But soft, what light through yonder airlock", id="bad1"))
+    romeo.send(correction(juliet.jid, "But soft, what light through yonder window", "bad1"))
+    got = await juliet.expect(lambda e: e.has("replace", CORRECT))
+    assert got.at(("replace", CORRECT)).get("id") == "bad1"
+    for client in (romeo, juliet):
+        page = await archive(client)
+        assert [body and body.split()[-1] for body in page.bodies] == ["airlock", "window"]
+
+
+async def test_a_search_finds_the_correction_and_not_what_was_corrected(
+    romeo: Client, juliet: Client
+) -> None:
+    romeo.send(chat(juliet.jid, "yonder airlock", id="bad1"))
+    await fence(romeo, juliet)
+    for client in (romeo, juliet):
+        assert await search(client, "airlock") == ["yonder airlock"]
+    romeo.send(correction(juliet.jid, "yonder door", "bad1"))
+    romeo.send(correction(juliet.jid, "yonder window", "bad1"))
+    await fence(romeo, juliet)
+    for client in (romeo, juliet):
+        assert await search(client, "airlock") == []
+        assert (await search(client, "yonder"))[-1] == "yonder window"
+        assert await search(client, "window") == ["yonder window"]
+
+
+async def test_nobody_corrects_the_words_of_another(
+    clients: Clients, romeo: Client, juliet: Client
+) -> None:
+    # XEP-0308 #security: the sender must be the same
+    romeo.send(chat(juliet.jid, "my word", id="his"))
+    await fence(romeo, juliet)
+    juliet.send(correction(romeo.jid, "no word", "his"))
+    stranger = await clients.online()
+    stranger.send(correction(juliet.jid, "some word", "his"))
+    await fence(juliet, romeo)
+    await fence(stranger, juliet)
+    for client in (romeo, juliet):
+        assert "my word" in await search(client, "my")
+
+
+async def test_a_correction_of_nothing_is_a_message(romeo: Client, juliet: Client) -> None:
+    romeo.send(correction(juliet.jid, "window", "never sent"))
+    await said(romeo, juliet, "behind it")
+    assert (await archive(juliet)).bodies == ["window", "behind it"]
+    assert await search(juliet, "window") == ["window"]
