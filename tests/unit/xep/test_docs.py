@@ -33,13 +33,13 @@ def test_the_project_is_described_as_rdf() -> None:
 
 
 def test_only_stale_files_are_written(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n")
     assert len(write(tmp_path)) == 3
     assert write(tmp_path) == []
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n")
     assert text.endswith(f"{END}\nafter\n")
-    assert "old" not in text
+    assert "stale" not in text
 
 
 def test_a_readme_without_the_markers_is_refused(tmp_path: Path) -> None:
