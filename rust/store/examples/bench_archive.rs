@@ -296,85 +296,52 @@ fn pages(store: &Sqlite, users: &[Jid]) {
     }
 }
 
+/// What is searched for.
+const KINDS: [&str; 11] = [
+    "rare",
+    "common",
+    "middle",
+    "absent",
+    "two common",
+    "common and rare",
+    "phrase",
+    "long phrase",
+    "prefix of 2",
+    "prefix of 3",
+    "prefix of 5",
+];
+
+/// Search `n` of a kind.
+fn text(kind: &str, words: &[String], n: usize) -> String {
+    let common = &words[n % 20];
+    let next = &words[(n + 3) % 20];
+    let third = &words[20 + n % 30];
+    match kind {
+        "rare" => words[20_000 + n * 50].clone(),
+        "common" => common.clone(),
+        "middle" => words[500 + n].clone(),
+        "absent" => format!("xqxqx{n}"),
+        "two common" => format!("{common} {third}"),
+        "common and rare" => format!("{common} {}", words[5000 + n * 9]),
+        "phrase" => format!("\"{common} {next}\""),
+        "long phrase" => format!("\"{common} {next} {third}\""),
+        "prefix of 2" => format!("{}*", &words[3000 + n * 7][..2]),
+        "prefix of 3" => format!("{}*", &words[3000 + n * 7][..3]),
+        _ => format!("{}*", &words[9000 + n * 7][..5]),
+    }
+}
+
 fn searches(store: &Sqlite, users: &[Jid], words: &[String]) {
-    let rare = words.to_vec();
-    let kinds: Vec<(&str, Box<dyn Fn(usize) -> String>)> = vec![
-        ("rare", Box::new(move |n| rare[20_000 + n * 50].clone())),
-        (
-            "common",
-            Box::new({
-                let w = words.to_vec();
-                move |n| w[n % 20].clone()
-            }),
-        ),
-        (
-            "middle",
-            Box::new({
-                let w = words.to_vec();
-                move |n| w[500 + n].clone()
-            }),
-        ),
-        ("absent", Box::new(|n| format!("xqxqx{n}"))),
-        (
-            "two common",
-            Box::new({
-                let w = words.to_vec();
-                move |n| format!("{} {}", w[n % 20], w[20 + n % 30])
-            }),
-        ),
-        (
-            "common and rare",
-            Box::new({
-                let w = words.to_vec();
-                move |n| format!("{} {}", w[n % 20], w[5000 + n * 9])
-            }),
-        ),
-        (
-            "phrase",
-            Box::new({
-                let w = words.to_vec();
-                move |n| format!("\"{} {}\"", w[n % 20], w[(n + 3) % 20])
-            }),
-        ),
-        (
-            "rare phrase",
-            Box::new({
-                let w = words.to_vec();
-                move |n| format!("\"{} {} {}\"", w[n % 20], w[(n + 3) % 20], w[20 + n % 30])
-            }),
-        ),
-        (
-            "prefix of 2",
-            Box::new({
-                let w = words.to_vec();
-                move |n| format!("{}*", &w[3000 + n * 7][..2])
-            }),
-        ),
-        (
-            "prefix of 3",
-            Box::new({
-                let w = words.to_vec();
-                move |n| format!("{}*", &w[3000 + n * 7][..3])
-            }),
-        ),
-        (
-            "prefix of 5",
-            Box::new({
-                let w = words.to_vec();
-                move |n| format!("{}*", &w[9000 + n * 7][..5])
-            }),
-        ),
-    ];
     for (name, owner) in [("light", 7), ("heavy", 0)] {
         for with in [None, Some(())] {
-            for (kind, text) in &kinds {
+            for kind in KINDS {
                 let mut delays = Vec::new();
                 let mut found = 0;
                 for n in 0..200 {
                     let peers = if owner == 0 { HEAVY_PEERS } else { PEERS };
                     let peer = 1 + (owner * 31 + (n % peers) * 17) % (users.len() - 1);
                     let filter = ArchiveFilter {
-                        text: Some(text(n)),
+                        text: Some(text(kind, words, n)),
                         with: with.map(|()| users[peer].clone()),
                         ..ArchiveFilter::default()
                     };

@@ -255,8 +255,12 @@ fn reader_connection(file: &Path, texts: Option<&Path>) -> Result<Connection, Op
     db.pragma_update(None, "cache_size", READER_CACHE)
         .map_err(at)?;
     if let Some(texts) = texts {
-        let name = texts.to_string_lossy();
-        db.execute("ATTACH DATABASE ?1 AS search", [&*name])
+        // The name goes through SQL, which has texts only.
+        let name = texts.to_str().ok_or_else(|| OpenError::Directory {
+            path: texts.to_owned(),
+            reason: "the name is not UTF-8".to_owned(),
+        })?;
+        db.execute("ATTACH DATABASE ?1 AS search", [name])
             .map_err(|error| open_error(&error, texts))?;
     }
     db.set_prepared_statement_cache_capacity(STATEMENTS);

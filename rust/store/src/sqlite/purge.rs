@@ -10,12 +10,13 @@ use antiphon_routing::store::StoreError;
 use rusqlite::OptionalExtension;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::time::{Duration, Instant};
 
 /// Messages that one slice takes out: 5-10 ms in which a commit waits.
 const SLICE: usize = 256;
 
-/// Archives that one step of the retention looks at.
-const OWNERS: usize = 64;
+/// How long one step of the retention looks at archives, at least one.
+const STEP: Duration = Duration::from_millis(5);
 
 /// How long the engine waits from the end of one pass of the retention to the next.
 pub(super) const PASS_MS: u64 = 60 * 60 * 1000;
@@ -196,7 +197,8 @@ impl Change<'_> {
         retention: Retention,
         now_ms: u64,
     ) -> Result<bool, Failure> {
-        for _ in 0..OWNERS {
+        let begin = Instant::now();
+        while begin.elapsed() < STEP {
             let next: Option<i64> = self
                 .statement("SELECT MIN(owner) FROM archive WHERE owner > ?1")?
                 .query_row([pass.after], |row| row.get(0))?;
