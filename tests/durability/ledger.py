@@ -112,6 +112,8 @@ class Findings:
     """In the archive of a third, from nobody, or on the wrong side."""
     miscounted: list[str] = field(default_factory=list)
     """Conversations whose unread count is not what the archive says."""
+    damaged: list[str] = field(default_factory=list)
+    """Files that are not whole."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -127,7 +129,7 @@ class Findings:
             if found:
                 more = "" if len(found) <= SHOWN else f" and {len(found) - SHOWN} more"
                 lines.append(f"{len(found)} {name}: {'; '.join(found[:SHOWN])}{more}")
-        return "\n".join(lines) or "nothing lost, doubled, reordered, foreign or miscounted"
+        return "\n".join(lines) or "nothing is wrong"
 
     def add(self, other: Findings) -> None:
         """Takes in what another check found."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -16,7 +17,6 @@ from support.server import Settings, make_ports
 
 from .crowd import named
 
-ADDRESS = "127.0.0.1"
 DOMAIN = "durable.example"
 PASSWORD = "durable"
 
@@ -37,7 +37,10 @@ class Mortal(Antiphon):
         }
         settings = Settings.of(**{k.replace(".", "_", 1): v for k, v in tables.items()})
         settings = Settings((DOMAIN,), settings.sections)
-        node = cls(folder, settings, ADDRESS, make_ports(ADDRESS), Authority(folder / "ca"))
+        # An address of its own: the ports must be free again and again, and those of 127.0.0.1 are
+        # taken by whatever connects from there.
+        address = f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
+        node = cls(folder, settings, address, make_ports(address), Authority(folder / "ca"))
         node.extra_env = {}
         return node
 
@@ -70,6 +73,7 @@ class Mortal(Antiphon):
 
     def again(self) -> None:
         """Starts the next process on what the last one left."""
+        assert self.process is None, "the last one still runs"
         if self._log is not None:
             self._log.close()
         command = self.config.with_suffix(".command").read_text().splitlines()

@@ -70,8 +70,11 @@ class SqliteReader:
 
     def check(self) -> None:
         """Raises `FileDamaged` unless the file is whole and its tables agree."""
-        (said,) = self._db.execute("PRAGMA integrity_check").fetchone()
-        strays = self._db.execute(STRAYS).fetchone()
+        try:
+            (said,) = self._db.execute("PRAGMA integrity_check").fetchone()
+            strays = self._db.execute(STRAYS).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise FileDamaged(str(error)) from error
         if said != "ok" or strays != (0, 0, 0):
             raise FileDamaged(f"{said}; content nobody has, rows without thread, threads: {strays}")
 

@@ -12,8 +12,8 @@ from durability.crowd import Crowd
 from durability.node import Mortal
 
 PEOPLE = 24
-SECONDS = 4.0
-CUTS = 20
+SECONDS = 3.0
+CUTS = 12
 
 
 async def test_power_cuts_under_load_lose_double_and_reorder_nothing(
@@ -27,4 +27,5 @@ async def test_power_cuts_under_load_lose_double_and_reorder_nothing(
     print(f"on a disk that lies: {control}")
     assert not figures.findings, str(figures.findings)
     assert figures.torn > 0, "no cut came between a write and its sync"
-    assert control.findings.lost, "a server that did not sync would pass this test"
+    harm = control.findings.lost or control.findings.damaged
+    assert harm, "a server that does not sync would pass this test"

@@ -17,7 +17,7 @@ from . import disk, wire_reader
 from .crowd import Crowd
 from .ledger import Archives, Findings, Ledger, Row, judge, judge_inboxes
 from .node import Mortal
-from .sqlite_reader import SqliteReader
+from .sqlite_reader import FileDamaged, SqliteReader
 
 READERS = 8
 """Archives read over the wire at a time."""
@@ -67,6 +67,8 @@ def judge_image(folder: Path, ledger: Ledger) -> Findings:
     try:
         reader.check()
         return judge(ledger, reader.archives())
+    except FileDamaged as error:
+        return Findings(damaged=[str(error)])
     finally:
         reader.close()
 
@@ -103,7 +105,9 @@ async def judge_wire(node: Mortal, accounts: list[Account], ledger: Ledger) -> F
 
 async def finish(node: Mortal, crowd: Crowd, figures: Figures) -> None:
     """Lets a crowd come to rest and judges everything, over the wire and in the file."""
+    begun = time.monotonic()
     await crowd.settle()
+    figures.busy_s += time.monotonic() - begun
     await crowd.read_half()
     figures.note(crowd)
     assert figures.acknowledged + len(crowd.ledger.refused) >= figures.sent
@@ -152,6 +156,7 @@ async def power(
     figures are of a disk that lies about its syncs: they must not be flawless.
     """
     figures, control = Figures(), Figures()
+    node.stop()
     before = node.image(node.folder / "before")
     protocol_file = node.folder / "protocol"
     library = disk.build(node.folder)
