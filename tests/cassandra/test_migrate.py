@@ -38,7 +38,7 @@ class Keyspace:
         }
         listed = "\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items())
         self.file.write_text(
-            f'data_dir = "data"\n[storage]\nbackend = "cassandra"\n[storage.cassandra]\n{listed}\n'
+            f'data_dir = "data"\n[archive]\nenabled = false\n[storage]\nbackend = "cassandra"\n[storage.cassandra]\n{listed}\n'
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -77,7 +77,7 @@ async def test_chat_goes_on_and_what_must_be_kept_waits_for_the_store(
     # Not kept, so not acknowledged.
     assert await romeo.sm_request() == 1
 
-    mend_it(breakable_cassandra, how)
+    await asyncio.to_thread(mend_it, breakable_cassandra, how)
     deadline = monotonic() + BACK_S
     while await romeo.sm_request() < 2:
         assert monotonic() < deadline, server.log_text()

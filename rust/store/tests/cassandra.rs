@@ -1,7 +1,7 @@
 //! The contract over the Cassandra engine, and what is its own.
 //!
-//! Needs a real server: `ANTIPHON_TEST_CASSANDRA=127.0.0.1:9042 cargo test -p antiphon-store
-//! --test cassandra`; without the variable every test passes without having tested anything. Each
+//! Needs a real server: `PYTHONPATH=tests .venv/bin/python -m support.cassandra exec --volatile --
+//! cargo test -p antiphon-store --test cassandra`, which sets `ANTIPHON_TEST_CASSANDRA`; without the variable every test passes without having tested anything. Each
 //! test has a keyspace of its own, which goes with it.
 #![allow(
     clippy::unwrap_used,
@@ -10,6 +10,7 @@
     reason = "a test may fail"
 )]
 
+#[allow(dead_code, reason = "other engines' own tests use the rest")]
 mod contract;
 
 use antiphon_routing::store::{Store, Write};
@@ -25,9 +26,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// Where the server is; `None`: nothing is tested.
+/// Where the server is, or one of them; `None`: nothing is tested.
 fn server() -> Option<String> {
-    std::env::var("ANTIPHON_TEST_CASSANDRA").ok()
+    let points = std::env::var("ANTIPHON_TEST_CASSANDRA").ok()?;
+    points.split(',').next().map(str::to_owned)
 }
 
 /// The tests' own way to the server, beside the engine's.
@@ -109,8 +111,9 @@ impl Keyspace {
 }
 
 impl Place for Keyspace {
-    fn is_there() -> bool {
-        server().is_some()
+    fn is_there(part: &str) -> bool {
+        // The engine keeps no archives yet, and refuses them.
+        server().is_some() && !matches!(part, "archive" | "inbox" | "search")
     }
 
     fn new() -> Self {

@@ -27,8 +27,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where an engine keeps its data: empty at first, and there until it is dropped.
 pub trait Place {
-    /// Whether there is what the engine needs (a server); without it nothing is tested.
-    fn is_there() -> bool {
+    /// Whether there is what this part of the suite needs (a server); without it nothing is tested.
+    fn is_there(_part: &str) -> bool {
         true
     }
     /// An empty one.
@@ -294,7 +294,7 @@ macro_rules! contract_suite {
         mod $module {
             use super::*;
             $(#[test] fn $name() {
-                if <$place as $crate::contract::Place>::is_there() {
+                if <$place as $crate::contract::Place>::is_there(stringify!($module)) {
                     $crate::contract::$module::$name::<$place>();
                 }
             })*
