@@ -217,6 +217,16 @@ def place(element: Element, owner: str) -> str | None:
     return ids[0] if ids else None
 
 
+def without_place(element: Element) -> Element:
+    """A received message without the ids that its recipient's archive gave it (XEP-0359)."""
+    element.children[:] = [
+        c
+        for c in element.children
+        if not (isinstance(c, Element) and c.tag == ("stanza-id", ns.SID) and c.get("by"))
+    ]
+    return element
+
+
 @dataclass(frozen=True)
 class Entry:
     """One conversation of an inbox (Erlang Solutions' protocol)."""

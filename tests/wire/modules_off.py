@@ -10,7 +10,18 @@ from support.client import Client, fence
 from support.play import Clients
 from support.xml import E, message
 
-ALL = ["blocking", "caps", "carbons", "csi", "offline", "ping", "sm"]
+ALL = [
+    "blocking",
+    "caps",
+    "carbons",
+    "csi",
+    "inbox",
+    "inbox_esl",
+    "mam",
+    "offline",
+    "ping",
+    "sm",
+]
 FEATURES = {ns.BLOCKING, ns.CAPS, ns.CARBONS, ns.CARBONS_RULES, ns.PING, "msgoffline"}
 OTHER = {'domain."other.example".modules': {"disable": ALL}}
 

@@ -17,12 +17,13 @@ from support.xml import E, Element, presence
 def verification(query: Element) -> str:
     """The SHA-1 verification string of a disco#info result (XEP-0115 #ver-gen)."""
     identities = sorted(
-        f"{i.get('category')}/{i.get('type')}/{i.get('xml:lang') or ''}/{i.get('name') or ''}<"
+        f"{i.get('category')}/{i.get('type')}/{i.get('xml:lang') or ''}/{i.get('name') or ''}"
         for i in query.all("identity")
     )
-    features = sorted(f"{f.get('var')}<" for f in query.all("feature"))
+    # Sorted without the separator: '#' comes before '<'.
+    features = sorted(f.get("var") or "" for f in query.all("feature"))
     forms = sorted(form_text(x) for x in query.all("x", ns.DATA_FORMS))
-    text = "".join(identities + features + forms)
+    text = "".join([*(f"{part}<" for part in identities + features), *forms])
     return b64encode(hashlib.sha1(text.encode()).digest()).decode()
 
 

@@ -174,7 +174,7 @@ async def test_forged_delay_of_our_domain_is_stripped(romeo: Client, juliet: Cli
 
 
 @pytest.mark.ours("offline_messages")
-@pytest.mark.settings(limits={"offline_messages": 5})
+@pytest.mark.settings(limits={"offline_messages": 5}, archive={"enabled": False})
 async def test_messages_above_the_limit_are_refused(
     clients: Clients, romeo: Client, absent: Account
 ) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -31,6 +32,14 @@ async def resume(
     assert answer.name == "resumed", f"not resumed: {answer}"
     assert answer.get("previd") == (old.sm.id if old.sm else None)
     return new
+
+
+async def acknowledged(client: Client, count: int) -> None:
+    """Waits until `h` covers so many stanzas: of messages it covers what is on disk."""
+    deadline = time.monotonic() + 8
+    while await client.sm_request() < count:
+        assert time.monotonic() < deadline, "not acknowledged"
+        await asyncio.sleep(0.01)
 
 
 def bodies(client: Client) -> list[str | None]:
@@ -126,6 +135,7 @@ async def test_server_counts_stanzas_only(clients: Clients, juliet: Client) -> N
     client.send(message(juliet.jid, "one"))
     client.send(E("a", ns.SM, h="0"))
     await client.sync()
+    await acknowledged(client, 3)
     assert await client.sm_request() == 3
 
 
@@ -151,7 +161,7 @@ async def test_h_is_a_prefix_of_what_was_sent(clients: Clients, juliet: Client) 
         assert last <= h <= 50
         last = h
     await client.sync()
-    assert await client.sm_request() == 51
+    await acknowledged(client, 51)
 
 
 async def test_server_asks_for_acknowledgements(clients: Clients, romeo: Client) -> None:
