@@ -104,6 +104,8 @@ pub struct OfflineRecord {
     pub id: u64,
     /// Arrival, ms since 1970.
     pub at_ms: u64,
+    /// Its place in the archive, where it is in there: what it is delivered with (XEP-0359).
+    pub archived: Option<ArchiveId>,
     /// As [`antiphon_xmpp::Stanza::to_bytes`] wrote it, the delay stamp not yet added.
     pub stanza: Box<[u8]>,
 }

@@ -293,7 +293,10 @@ impl User {
                 useless.push(record.id);
                 continue;
             };
-            let stanza = self.stamped(stanza, record.at_ms);
+            let mut stanza = self.stamped(stanza, record.at_ms);
+            if let Some(id) = record.archived {
+                stanza = self.identified(stanza, id, t);
+            }
             if let Some(reading) = self.sessions[at].reading.as_mut() {
                 reading.note(record.id);
             }

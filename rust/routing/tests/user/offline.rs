@@ -1,6 +1,7 @@
 //! XEP-0160: what is stored, and in which order it comes back.
 
 use crate::support::*;
+use antiphon_routing::archive::ArchiveId;
 use antiphon_routing::store::{OfflineRecord, UserRecord, Write};
 
 const ROMEO: &str = "romeo@montague.example/orchard";
@@ -21,6 +22,7 @@ fn stored(id: u64) -> OfflineRecord {
     OfflineRecord {
         id,
         at_ms: id * 1000,
+        archived: None,
         stanza,
     }
 }
@@ -262,6 +264,7 @@ fn broken_and_blocked_records_are_deleted_and_not_delivered() {
     let broken = OfflineRecord {
         id: 2,
         at_ms: 0,
+        archived: None,
         stanza: b"<broken".as_slice().into(),
     };
     let mut fine = stored(3);
@@ -288,10 +291,29 @@ fn a_message_that_was_stamped_before_is_not_stamped_again() {
         vec![OfflineRecord {
             id: 1,
             at_ms: 5,
+            archived: None,
             stanza,
         }],
     );
     assert_eq!(out.offline[0].2.payload.children.len(), 2);
+}
+
+#[test]
+fn a_message_that_is_archived_too_comes_with_its_place() {
+    let mut world = World::with_sessions(with_offline(2), &[None]);
+    world.available(1, 0);
+    let id = ArchiveId::first_of(1_767_225_600_123);
+    let archived = OfflineRecord {
+        archived: Some(id),
+        ..stored(2)
+    };
+    let out = world.loaded(1, vec![stored(1), archived]);
+    assert!(!out.offline[0].2.has("urn:xmpp:sid:0", "stanza-id"));
+    let place = out.offline[1].2.child("urn:xmpp:sid:0", "stanza-id");
+    let place = place.expect("its place");
+    assert_eq!(place.attr("by"), Some(ME));
+    let text = id.text(&jid(ME), world.policy.archive_key);
+    assert_eq!(place.attr("id"), Some(&*text));
 }
 
 #[test]

@@ -172,6 +172,7 @@ fn turn(
             let page = page.map(|(id, stanza)| OfflineRecord {
                 id: *id,
                 at_ms: 9,
+                archived: None,
                 stanza: stanza.clone(),
             });
             world.loaded(session, page.collect())

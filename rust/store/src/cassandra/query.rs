@@ -211,6 +211,7 @@ pub(super) async fn offline(
                 records.push(OfflineRecord {
                     id: from_cql(id),
                     at_ms: from_cql(at_ms.unwrap_or(0)),
+                    archived: None,
                     stanza: stanza.unwrap_or_default().into(),
                 });
             }
