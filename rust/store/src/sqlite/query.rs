@@ -193,7 +193,9 @@ pub(super) fn offline(
             Ok(OfflineRecord {
                 id: from_sql(row.get(0)?),
                 at_ms: from_sql(row.get(1)?),
-                archived: row.get::<_, Option<i64>>(6)?.map(|id| ArchiveId(from_sql(id))),
+                archived: row
+                    .get::<_, Option<i64>>(6)?
+                    .map(|id| ArchiveId(from_sql(id))),
                 stanza,
             })
         },
