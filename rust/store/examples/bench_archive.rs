@@ -52,6 +52,7 @@ fn main() {
     let users = accounts(&store, count);
     let words = vocabulary();
     write(&store, &users, &words, messages, &directory);
+    paced(&store, &users, &words, messages);
     pages(&store, &users);
     searches(&store, &users, &words);
     inbox(&store, &users);
@@ -217,26 +218,7 @@ fn write(store: &Sqlite, users: &[Jid], words: &[String], messages: u64, directo
         if n >= IN_FLIGHT as u64 {
             delays.push(tell.recv().unwrap().elapsed());
         }
-        let message = make(&mut dice, users, words, n);
-        let told = told.clone();
-        let queued = Instant::now();
-        store.write(
-            Write::Archive {
-                owner: users[message.sender].clone(),
-                record: message.sent,
-            },
-            Box::new(|outcome| outcome.unwrap()),
-        );
-        store.write(
-            Write::Archive {
-                owner: users[message.receiver].clone(),
-                record: message.received,
-            },
-            Box::new(move |outcome| {
-                outcome.unwrap();
-                told.send(queued).unwrap();
-            }),
-        );
+        put(store, users, make(&mut dice, users, words, n), &told);
     }
     while delays.len() < messages as usize {
         delays.push(tell.recv().unwrap().elapsed());
@@ -268,6 +250,56 @@ fn write(store: &Sqlite, users: &[Jid], words: &[String], messages: u64, directo
         size("antiphon.db"),
         size("search.db"),
         size("antiphon.db-wal") + size("search.db-wal"),
+    );
+}
+
+/// Queues a message for both archives; told of when it was queued once the second has it.
+fn put(store: &Sqlite, users: &[Jid], message: Message, told: &Sender<Instant>) {
+    let (told, queued) = (told.clone(), Instant::now());
+    store.write(
+        Write::Archive {
+            owner: users[message.sender].clone(),
+            record: message.sent,
+        },
+        Box::new(|outcome| outcome.unwrap()),
+    );
+    store.write(
+        Write::Archive {
+            owner: users[message.receiver].clone(),
+            record: message.received,
+        },
+        Box::new(move |outcome| {
+            outcome.unwrap();
+            told.send(queued).unwrap();
+        }),
+    );
+}
+
+/// How long an acknowledgement takes at 1,000 messages a second.
+fn paced(store: &Sqlite, users: &[Jid], words: &[String], messages: u64) {
+    const SECONDS: u64 = 10;
+    let mut dice = Dice(2);
+    let (told, tell) = channel();
+    let delays = std::thread::spawn(move || {
+        let tell: Receiver<Instant> = tell;
+        tell.into_iter()
+            .map(|queued| queued.elapsed())
+            .collect::<Vec<Duration>>()
+    });
+    let begin = Instant::now();
+    let before = cpu();
+    for n in 0..1000 * SECONDS {
+        let due = begin + Duration::from_millis(n);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let message = make(&mut dice, users, words, messages + n);
+        put(store, users, message, &told);
+    }
+    drop(told);
+    let mut delays = delays.join().unwrap();
+    println!(
+        "1,000/s    acknowledged {}, CPU {:.1} µs a message",
+        percentiles(&mut delays),
+        micros(cpu().saturating_sub(before)) / (1000 * SECONDS) as f64
     );
 }
 

@@ -8,6 +8,7 @@
 mod apply;
 mod archive;
 mod archive_query;
+mod checkpoint;
 mod content;
 mod error;
 mod inbox;
@@ -33,6 +34,7 @@ use antiphon_routing::store::{
 };
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::sasl::Credentials;
+use checkpoint::Checkpoint;
 use parking_lot::Mutex;
 use queue::WriteQueue;
 use reader::{ReadPool, Watermark};
@@ -153,6 +155,7 @@ struct Threads {
     writer: Option<JoinHandle<(Connection, File)>>,
     readers: Vec<JoinHandle<()>>,
     indexer: Option<JoinHandle<()>>,
+    copier: Option<JoinHandle<()>>,
 }
 
 /// The embedded storage engine. Dropping it closes it.
@@ -162,6 +165,7 @@ pub struct Sqlite {
     reads: Arc<ReadPool>,
     counters: Arc<Counters>,
     search: Arc<SearchQueue>,
+    checkpoint: Arc<Checkpoint>,
     /// See [`archive_query::state`].
     unclean: Option<i64>,
     threads: Mutex<Threads>,
@@ -363,6 +367,7 @@ impl Store for Sqlite {
         // the threads then end on their own.
         if std::thread::current().id() == self.writer_thread {
             self.search.close();
+            self.checkpoint.close();
             return;
         }
         let mut threads = self.threads.lock();
@@ -377,6 +382,10 @@ impl Store for Sqlite {
         self.search.close();
         if let Some(indexer) = threads.indexer.take() {
             let _ = indexer.join();
+        }
+        self.checkpoint.close();
+        if let Some(copier) = threads.copier.take() {
+            let _ = copier.join();
         }
         drop(ended);
     }

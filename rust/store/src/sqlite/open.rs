@@ -1,5 +1,6 @@
 //! Opening: the directory, its lock, the file, the schema, the threads.
 
+use super::checkpoint::Checkpoint;
 use super::error::OpenError;
 use super::migrate::{check, migrate, open_error};
 use super::queue::WriteQueue;
@@ -28,10 +29,6 @@ const LOCK_FILE: &str = "antiphon.lock";
 /// How long a statement waits for a program beside us (a shell, a backup) that has the file.
 const FOREIGN_LOCK: Duration = Duration::from_secs(2);
 
-/// Pages of the write-ahead log after which a commit copies them into the file: 16 MiB. Fewer
-/// would copy (and sync) more often, more would make each copy longer for the one who waits.
-const CHECKPOINT_PAGES: i64 = 4000;
-
 /// The log's file shrinks to this after a burst.
 const LOG_BYTES: i64 = 64 * 1024 * 1024;
 
@@ -58,6 +55,7 @@ pub(super) fn open(config: SqliteConfig, temporary: Option<PathBuf>) -> Result<S
     let reads = Arc::new(ReadPool::new(config.queue));
     let counters = Arc::new(Counters::default());
     let search = Arc::new(SearchQueue::default());
+    let checkpoint = Arc::new(Checkpoint::default());
     let mut readers = Vec::new();
     let started = (|| {
         let texts = directory.join(search::FILE);
@@ -72,25 +70,29 @@ pub(super) fn open(config: SqliteConfig, temporary: Option<PathBuf>) -> Result<S
             })?);
         }
         let indexer = thread("store-search".to_owned(), move || indexer.serve())?;
+        let (copies, log) = (copying_connection(&file)?, Arc::clone(&checkpoint));
+        let copier = thread("store-copy".to_owned(), move || log.serve(&copies))?;
         let writer = Writer::new(
             connection,
             config.clock.clone(),
             Arc::clone(&counters),
             Arc::clone(&search),
+            Arc::clone(&checkpoint),
             config.retention,
         );
         let (writes, pool) = (Arc::clone(&queue), Arc::clone(&reads));
         let writer = thread("store-write".to_owned(), move || {
             (writer.serve(&writes, &pool), lock)
         })?;
-        Ok((writer, indexer))
+        Ok((writer, indexer, copier))
     })();
-    let (writer, indexer) = match started {
+    let (writer, indexer, copier) = match started {
         Ok(threads) => threads,
         Err(error) => {
             // The threads that did start end by this.
             reads.close();
             search.close();
+            checkpoint.close();
             return Err(error);
         }
     };
@@ -99,12 +101,14 @@ pub(super) fn open(config: SqliteConfig, temporary: Option<PathBuf>) -> Result<S
         reads,
         counters,
         search,
+        checkpoint,
         unclean,
         writer_thread: writer.thread().id(),
         threads: Mutex::new(Threads {
             writer: Some(writer),
             readers,
             indexer: Some(indexer),
+            copier: Some(copier),
         }),
         temporary,
     })
@@ -202,12 +206,24 @@ fn writer_connection(file: &Path, now_ms: u64) -> Result<Connection, OpenError> 
     db.pragma_update(None, "temp_store", "memory").map_err(at)?;
     db.pragma_update(None, "cache_size", WRITER_CACHE)
         .map_err(at)?;
-    db.pragma_update_and_check(None, "wal_autocheckpoint", CHECKPOINT_PAGES, |_| Ok(()))
+    // `checkpoint.rs` does it.
+    db.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))
         .map_err(at)?;
     db.pragma_update_and_check(None, "journal_size_limit", LOG_BYTES, |_| Ok(()))
         .map_err(at)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
     migrate(&mut db, file, found, now_ms)?;
+    Ok(db)
+}
+
+/// The connection that copies the write-ahead log into the file.
+fn copying_connection(file: &Path) -> Result<Connection, OpenError> {
+    let at = |error: rusqlite::Error| open_error(&error, file);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(file, flags).map_err(at)?;
+    db.pragma_update(None, "synchronous", "full").map_err(at)?;
+    db.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))
+        .map_err(at)?;
     Ok(db)
 }
 

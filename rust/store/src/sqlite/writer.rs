@@ -1,6 +1,7 @@
 //! The one thread that writes: group commit.
 
 use super::apply::{Change, Failure, State, apply};
+use super::checkpoint::Checkpoint;
 use super::error::to_store_error;
 use super::purge::{Pass, Retention};
 use super::queue::{Group, Queued, WriteQueue};
@@ -46,6 +47,7 @@ pub(super) struct Writer {
     clock: Clock,
     counters: Arc<Counters>,
     search: Arc<SearchQueue>,
+    checkpoint: Arc<Checkpoint>,
     /// The log of the index is cut up to here.
     trimmed: i64,
     retention: Retention,
@@ -63,6 +65,7 @@ impl Writer {
         clock: Clock,
         counters: Arc<Counters>,
         search: Arc<SearchQueue>,
+        checkpoint: Arc<Checkpoint>,
         retention: Retention,
     ) -> Self {
         let mut state = State::default();
@@ -74,6 +77,7 @@ impl Writer {
             clock,
             counters,
             search,
+            checkpoint,
             trimmed: 0,
             retention,
             pass: Pass::default(),
@@ -101,6 +105,7 @@ impl Writer {
                 // A callee's fault must not end the writer.
                 let _ = catch_unwind(AssertUnwindSafe(|| (queued.done)(outcome)));
             }
+            self.checkpoint.committed(&self.db);
             self.groups += 1;
             if self.groups >= GROUPS_PER_SLICE {
                 self.background();
@@ -155,6 +160,7 @@ impl Writer {
             }
             Ok(())
         });
+        self.checkpoint.committed(&self.db);
         if result.is_err() {
             self.counters.failed_slices.fetch_add(1, Ordering::Relaxed);
             self.resting = Some(Instant::now() + RECOVERY);
