@@ -66,7 +66,7 @@ $(VENV)/.built: $(SOURCES) $(VENV)/.runtime
 # --- test --------------------------------------------------------------------------------------
 
 .PHONY: test
-test: deps lint test-rust test-unit test-wire test-fuzz test-cassandra test-interop ## everything: lint, unit, wire, Cassandra and foreign clients
+test: deps lint test-rust test-unit test-wire test-durability test-fuzz test-cassandra test-interop ## everything: lint, unit, wire, kills, Cassandra and foreign clients
 
 .PHONY: lint
 lint: $(VENV)/.built $(VENV)/.tests $(TOOLS)/bin/cargo-deny ## formats, lints, types, import rules, licences, stub parity
@@ -93,6 +93,14 @@ test-unit: $(VENV)/.built $(VENV)/.tests ## Python's unit tests and the comparis
 test-wire: $(VENV)/.built $(VENV)/.tests ## the protocol as a client sees it, one file for each XEP
 	$(PYTEST) -q --reruns 2 tests/wire $(PYTEST_ARGS)
 	$(PYTEST) -q --reruns 2 --proxy 7 $(TORN:%=tests/wire/%.py) -k "$(TORN_BUT)" $(PYTEST_ARGS)
+
+.PHONY: test-durability
+test-durability: $(VENV)/.built $(VENV)/.tests ## what was acknowledged is kept, once: kills, power cuts, catching up
+	$(PYTEST) -q tests/durability $(PYTEST_ARGS)
+
+.PHONY: chaos
+chaos: $(VENV)/.built $(VENV)/.tests ## the same at length, 50 kills and 200 power cuts; report to data/chaos; CHAOS_ARGS="--store cassandra"
+	@PYTHONPATH=tests $(BIN)/python -m durability.chaos $(CHAOS_ARGS)
 
 .PHONY: test-prosody
 test-prosody: $(VENV)/.tests .cache/.deps ## the wire tests of the RFCs and XEPs against Debian's Prosody: a wrong expectation shows

@@ -9,15 +9,15 @@ from durability import trials
 from durability.crowd import Crowd
 from durability.node import Mortal
 
-PEOPLE = 24
+PEOPLE = 20
 ROUNDS = 5
 
 
 async def test_five_kills_lose_double_and_reorder_nothing(
     mortal: Mortal, dice: random.Random
 ) -> None:
-    crowd = Crowd(mortal.people(PEOPLE))
-    figures = await trials.kills(mortal, crowd, ROUNDS, dice)
+    crowd = Crowd(mortal.people(PEOPLE), window=20)
+    figures = await trials.kills(mortal, crowd, ROUNDS, dice, longest_s=1.0)
     print(figures)
     assert not figures.findings, str(figures.findings)
     assert not crowd.ledger.refused

@@ -11,8 +11,8 @@ from durability import trials
 from durability.crowd import Crowd
 from durability.node import Mortal
 
-PEOPLE = 24
-SECONDS = 3.0
+PEOPLE = 20
+SECONDS = 2.5
 CUTS = 12
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from support.client import Client
 from support.endpoint import Account
+from support.xml import Element
 
 from . import disk, wire_reader
 from .crowd import Crowd
@@ -122,7 +123,9 @@ async def finish(node: Mortal, crowd: Crowd, figures: Figures) -> None:
     figures.rows = sum(map(len, archives.values()))
 
 
-async def kills(node: Mortal, crowd: Crowd, rounds: int, dice: random.Random) -> Figures:
+async def kills(
+    node: Mortal, crowd: Crowd, rounds: int, dice: random.Random, *, longest_s: float = 2.5
+) -> Figures:
     """Kills a running node at random moments, reconnects everybody, and counts.
 
     After each kill what is in the file is judged before anybody can send anything again.
@@ -131,7 +134,7 @@ async def kills(node: Mortal, crowd: Crowd, rounds: int, dice: random.Random) ->
     for _ in range(rounds):
         begun = time.monotonic()
         crowd.start(node.door)
-        await asyncio.sleep(dice.uniform(0.2, 2.5))
+        await asyncio.sleep(dice.uniform(0.2, longest_s))
         node.kill()
         figures.kills += 1
         figures.busy_s += time.monotonic() - begun
@@ -224,51 +227,62 @@ async def catch_up(
 ) -> tuple[int, int, int]:
     """A client that disconnects at random and asks for what came after the last it has.
 
-    The last account reads what the others write to it. Returns how many messages it saw, how many
-    were there, and how often it disconnected; raises `AssertionError` where it sees one twice,
-    or out of order within a pair.
+    The last account reads what the others write to it, while they do and afterwards. Returns how
+    many messages it saw, how many were there, and how often it disconnected; raises
+    `AssertionError` where it sees one twice, or out of order within a pair.
     """
-    reader, writers = accounts[-1], Crowd(accounts[:-1], window=20, reach=1)
+    me = len(accounts) - 1
+    writers = Crowd(accounts[:-1], window=10, reach=1)
     for member in writers.members:
-        member.peers = [len(accounts) - 1]
+        member.peers = [me]
     writers.start(node.door)
-    seen: list[Row] = []
-    last: str | None = None
-    cuts = 0
-    while len(writers.ledger.sent) < total:
-        last = await _sync(node, reader, seen, last, dice.randint(1, 4))
-        cuts += 1
-        await asyncio.sleep(dice.uniform(0, 0.05))
-    await writers.settle()
-    await writers.close()
-    last = await _sync(node, reader, seen, last, None)
-    findings = judge(writers.ledger, {len(accounts) - 1: seen})
+    reader = _Reader(node, accounts[me], dice)
+    is_quiet = False
+    while not reader.is_done or not is_quiet:
+        if len(writers.ledger.sent) >= total and not is_quiet:
+            await writers.settle()
+            await writers.close()
+            is_quiet = True
+        await reader.visit()
+    findings = judge(writers.ledger, {me: reader.seen})
     # Nobody reads the senders' archives here.
-    findings.lost = [text for text in findings.lost if text.endswith(f" of {len(accounts) - 1}")]
+    findings.lost = [text for text in findings.lost if text.endswith(f" of {me}")]
     assert not findings, str(findings)
-    return len(seen), len(writers.ledger.sent), cuts
+    return len(reader.seen), len(writers.ledger.sent), reader.visits
 
 
-async def _sync(
-    node: Mortal, account: Account, seen: list[Row], last: str | None, pages: int | None
-) -> str | None:
-    """Catches up for some pages of random size, or (`None`) to the end; then drops the line."""
-    client = Client(node.door, account)
-    try:
-        await client.login("reader")
-        while pages is None or pages > 0:
-            results, is_complete = await wire_reader.page_after(
-                client, last, random.choice((1, 7, 50, 250))
-            )
-            client.log.clear()
-            for result in results:
-                last = result.get("id")
-                row = wire_reader.row_of(client.bare, result)
-                assert row is not None
-                seen.append(row)
-            if is_complete:
-                break
-            pages = None if pages is None else pages - 1
-        return last
-    finally:
-        client.abort()
+@dataclass
+class _Reader:
+    """One device that comes and goes, and keeps what it has been given."""
+
+    node: Mortal
+    account: Account
+    dice: random.Random
+    seen: list[Row] = field(default_factory=list)
+    last: str | None = None
+    visits: int = 0
+    is_done: bool = False
+    """The last visit came to the archive's end."""
+
+    async def visit(self) -> None:
+        """Comes, asks for a page or two of any size, and cuts the line, perhaps within a page."""
+        client = Client(self.node.door, self.account)
+        self.visits += 1
+        try:
+            await client.login("reader")
+            for _ in range(self.dice.randint(1, 2)):
+                size = self.dice.choice((1, 7, 50, 150))
+                if self.dice.random() < 0.3:
+                    self._take(await wire_reader.part_of_page(client, self.last, size))
+                    return
+                results, self.is_done = await wire_reader.page_after(client, self.last, size)
+                self._take(results)
+        finally:
+            client.abort()
+
+    def _take(self, results: list[Element]) -> None:
+        for result in results:
+            self.last = result.get("id")
+            row = wire_reader.row_of(self.account.jid, result)
+            assert row is not None, "a message without body"
+            self.seen.append(row)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from support import ns
 from support.client import Client
 from support.endpoint import Account, Endpoint
-from support.xml import E, Element
+from support.xml import E, Element, iq
 
 from .ledger import Row
 from .sqlite_reader import number_of
@@ -38,9 +38,22 @@ async def page_after(
     client: Client, last: str | None, size: int = PAGE
 ) -> tuple[list[Element], bool]:
     """One page of the archive behind an id, or from the beginning; whether it is the last."""
-    rsm = E("set", ns.RSM, E("max", None, str(size)), E("after", None, last) if last else None)
-    results, fin = await query(client, E("query", MAM, rsm, queryid=client.next_id()), MAM)
+    results, fin = await query(client, page_query(client, last, size), MAM)
     return results, fin.get("complete") == "true"
+
+
+def page_query(client: Client, last: str | None, size: int) -> Element:
+    """Asks for what came behind an id."""
+    rsm = E("set", ns.RSM, E("max", None, str(size)), E("after", None, last) if last else None)
+    return E("query", MAM, rsm, queryid=client.next_id())
+
+
+async def part_of_page(client: Client, last: str | None, size: int) -> list[Element]:
+    """What has come of a page when its first message has: some of it or all."""
+    client.send(iq("set", page_query(client, last, size), id=client.next_id()))
+    arrived = await client.expect(lambda e: e.has("result", MAM) or e.has("fin", MAM))
+    found = [element.child("result", MAM) for element in [arrived, *client.drain()]]
+    return [result for result in found if result is not None]
 
 
 async def archive(endpoint: Endpoint, account: Account) -> list[Row]:
