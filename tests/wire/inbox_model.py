@@ -33,23 +33,41 @@ PEERS = 3
 
 @dataclass
 class Expected:
-    """One conversation as it should be: what came, how far it is read, where it is."""
+    """One conversation as it should be: what came at which place, how far it is read, its box."""
 
-    received: list[str] = field(default_factory=list)
+    count: int = 0
+    received: list[tuple[int, str]] = field(default_factory=list)
     read: int = 0
     unread: int = 0
     last: str = ""
     box: str = "inbox"
 
-    def read_upto(self, count: int) -> None:
-        """The first `count` of what came are read; what was read stays so."""
-        if count > self.read:
-            self.read = count
-            self.unread = len(self.received) - count
+    def receives(self, text: str) -> None:
+        """A message comes."""
+        self.count += 1
+        self.received.append((self.count, text))
+        self.unread += 1
+        self.last = text
+        self.comes_back()
+
+    def sends(self, text: str) -> None:
+        """The owner writes."""
+        self.count += 1
+        self.last = text
+        self.read_all()
+        self.comes_back()
+
+    def read_upto(self, at: int) -> None:
+        """A marker names what came at this place; what was read before stays so. The last message
+        read, named once more, ends an "unread" that the owner set."""
+        place, _ = self.received[at]
+        if place > self.read or (place == self.read and self.unread):
+            self.read = place
+            self.unread = len(self.received) - at - 1
 
     def read_all(self) -> None:
         """Everything is read."""
-        self.read, self.unread = len(self.received), 0
+        self.read, self.unread = self.count, 0
 
     def comes_back(self) -> None:
         """A message moves it from the archive into the inbox."""
@@ -106,10 +124,8 @@ def machine(server: Server) -> type[RuleBasedStateMachine]:
             for text in texts:
                 sender.send(chat(self.play.juliet.bare, text, id=text))
             self.do(fence(sender, self.play.juliet))
-            expected.received += texts
-            expected.unread += count
-            expected.last = texts[-1]
-            expected.comes_back()
+            for text in texts:
+                expected.receives(text)
 
         @rule(peer=peers)
         def send(self, peer: int) -> None:
@@ -118,9 +134,7 @@ def machine(server: Server) -> type[RuleBasedStateMachine]:
             juliet, to = self.play.juliet, self.play.peers[peer]
             juliet.send(chat(to.jid, text, id=text))
             self.do(fence(juliet, to))
-            expected.read_all()
-            expected.last = text
-            expected.comes_back()
+            expected.sends(text)
 
         @rule(peer=peers, at=st.integers(0, 20))
         def mark(self, peer: int, at: int) -> None:
@@ -128,9 +142,9 @@ def machine(server: Server) -> type[RuleBasedStateMachine]:
             if expected is None or at >= len(expected.received):
                 return
             juliet, to = self.play.juliet, self.play.peers[peer]
-            juliet.send(marker(to.jid, expected.received[at]))
+            juliet.send(marker(to.jid, expected.received[at][1]))
             self.do(fence(juliet, to))
-            expected.read_upto(at + 1)
+            expected.read_upto(at)
 
         @rule(peer=peers)
         def read(self, peer: int) -> None:
