@@ -127,7 +127,7 @@ impl Place {
 }
 
 /// Whether a search may find a message with these flags.
-pub(super) fn is_searchable(flags: Flags) -> bool {
+pub(crate) fn is_searchable(flags: Flags) -> bool {
     flags.has(Flags::SEARCHABLE) && !flags.has(Flags::RETRACTED) && !flags.has(Flags::SUPERSEDED)
 }
 
@@ -595,7 +595,7 @@ impl Change<'_> {
     }
 }
 
-fn prefs_column(prefs: &ArchivePrefs) -> String {
+pub(crate) fn prefs_column(prefs: &ArchivePrefs) -> String {
     let texts =
         |jids: &[Jid]| -> Vec<String> { jids.iter().map(|jid| jid.as_str().to_owned()).collect() };
     serde_json::json!({
@@ -610,7 +610,7 @@ fn prefs_column(prefs: &ArchivePrefs) -> String {
 ///
 /// # Errors
 /// A sentence for the log.
-pub(super) fn prefs_value(text: &str) -> Result<ArchivePrefs, String> {
+pub(crate) fn prefs_value(text: &str) -> Result<ArchivePrefs, String> {
     let value: serde_json::Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
     let jids = |name: &str| -> Result<Vec<Jid>, String> {
         let texts = value[name].as_array().ok_or("a list is missing")?;

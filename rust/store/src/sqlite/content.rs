@@ -49,23 +49,23 @@ thread_local! {
 
 /// The two sides of a conversation, as bare JIDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Sides<'a> {
+pub(crate) struct Sides<'a> {
     /// Who sent the message.
-    pub(super) sender: &'a str,
+    pub(crate) sender: &'a str,
     /// Who received it.
-    pub(super) receiver: &'a str,
+    pub(crate) receiver: &'a str,
 }
 
 impl<'a> Sides<'a> {
     /// Of a message in `owner`'s archive.
-    pub(super) fn new(owner: &'a str, peer: &'a str, is_out: bool) -> Self {
+    pub(crate) fn new(owner: &'a str, peer: &'a str, is_out: bool) -> Self {
         let (sender, receiver) = if is_out { (owner, peer) } else { (peer, owner) };
         Self { sender, receiver }
     }
 }
 
 /// Writes stanzas in their stored form.
-pub(super) struct Packer {
+pub(crate) struct Packer {
     compressor: Option<Compressor<'static>>,
 }
 
@@ -90,7 +90,7 @@ impl Default for Packer {
 
 impl Packer {
     /// The stored form.
-    pub(super) fn pack(&mut self, stanza: &[u8], sides: Sides<'_>) -> Vec<u8> {
+    pub(crate) fn pack(&mut self, stanza: &[u8], sides: Sides<'_>) -> Vec<u8> {
         let Some(bare) = strip(stanza, sides) else {
             return with_form(AS_IS, stanza);
         };
@@ -119,7 +119,7 @@ fn with_form(form: u8, content: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// For what [`Packer::pack`] did not write.
-pub(super) fn unpack(stored: &[u8], sides: Sides<'_>) -> io::Result<Box<[u8]>> {
+pub(crate) fn unpack(stored: &[u8], sides: Sides<'_>) -> io::Result<Box<[u8]>> {
     match stored.split_first() {
         Some((&AS_IS, stanza)) => Ok(stanza.into()),
         Some((&BARE, bare)) => Ok(dress(bare, sides)),

@@ -6,10 +6,10 @@
 //! it up.
 
 mod apply;
-mod archive;
+pub(crate) mod archive;
 mod archive_query;
 mod checkpoint;
-mod content;
+pub(crate) mod content;
 mod error;
 mod inbox;
 mod inbox_query;

@@ -4,7 +4,7 @@ use super::apply::{hash_name, subscription};
 use super::archive_query;
 use super::content::{Sides, unpack};
 use super::{from_sql, kind_number, localpart, to_sql};
-use antiphon_routing::archive::Flags;
+use antiphon_routing::archive::{ArchiveId, Flags};
 use antiphon_routing::store::{
     AccountSummary, MapKind, OfflineRecord, PAGE_MAX, Request, RosterItem, UserRecord,
 };
@@ -174,7 +174,7 @@ pub(super) fn offline(
 ) -> rusqlite::Result<Vec<OfflineRecord>> {
     list(
         db,
-        "SELECT f.id, f.at_ms, f.stanza, m.stanza, a.flags, c.jid FROM offline AS f
+        "SELECT f.id, f.at_ms, f.stanza, m.stanza, a.flags, c.jid, a.id FROM offline AS f
          LEFT JOIN archive AS a ON a.owner = f.owner AND a.id = f.archived
          LEFT JOIN message AS m ON m.key = COALESCE(a.content, a.uid, a.id)
          LEFT JOIN conversation AS c ON c.id = a.conversation
@@ -193,6 +193,9 @@ pub(super) fn offline(
             Ok(OfflineRecord {
                 id: from_sql(row.get(0)?),
                 at_ms: from_sql(row.get(1)?),
+                archived: row
+                    .get::<_, Option<i64>>(6)?
+                    .map(|id| ArchiveId(from_sql(id))),
                 stanza,
             })
         },
