@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from antiphon.config.schema import Cassandra
+from antiphon.config.stored import Cassandra
 from antiphon.storage.cassandra.connect import CassandraFailure, connected
 
 from .cassandra import unique_keyspace

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from antiphon.config.schema import Cassandra
+from antiphon.config.stored import Cassandra
 from antiphon.storage.cassandra import migrations
 from antiphon.storage.cassandra.connect import CassandraFailure, Connection, Row
 from antiphon.storage.cassandra.migrations import Status

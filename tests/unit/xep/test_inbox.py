@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from antiphon._core import Element
-from antiphon.config.schema import Archive
+from antiphon.config.stored import Archive
 from antiphon.storage.model import InboxQuery
 from antiphon.xep.inbox_esl import Options, read_query
 from antiphon.xmpp import ns

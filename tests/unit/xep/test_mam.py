@@ -6,7 +6,7 @@ import asyncio
 import pytest
 
 from antiphon._core import Element, Jid
-from antiphon.config.schema import Archive
+from antiphon.config.stored import Archive
 from antiphon.xep._mam_query import FULLTEXT_FIELD
 from antiphon.xmpp import ns
 from antiphon.xmpp.errors import StanzaError

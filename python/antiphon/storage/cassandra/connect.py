@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Protocol
 
-from antiphon.config.schema import Cassandra
+import msgspec
+
+from antiphon.config.stored import Cassandra
 
 Row = tuple[object, ...]
 
@@ -118,14 +120,31 @@ def connected(options: Cassandra) -> Iterator[Connection]:
         raise CassandraFailure(
             f"the Python package cassandra-driver is missing ({error}): pip install it"
         ) from error
-    points = ", ".join(options.contact_points)
     cluster = _cluster(driver, options)
     try:
-        with _failures(driver, f"no Cassandra answers at {points}"):
-            session = cluster.connect()
-        yield Connection(driver, session)
+        yield Connection(driver, _session(driver, cluster, options))
     finally:
         cluster.shutdown()
+
+
+def _session(driver: ModuleType, cluster: _Cluster, options: Cassandra) -> _Session:
+    try:
+        with _failures(driver, f"no Cassandra answers at {', '.join(options.contact_points)}"):
+            return cluster.connect()
+    except CassandraFailure as failure:
+        # To a driver that was told a data centre, nodes of no other count as any.
+        name = options.local_datacenter
+        if name is None:
+            raise
+        anywhere = msgspec.structs.replace(options, local_datacenter=None)
+        with contextlib.suppress(CassandraFailure), connected(anywhere) as connection:
+            there = connection.nodes()
+            if name not in there:
+                failure = CassandraFailure(
+                    f"Cassandra has no data centre {name}, only {', '.join(there)}; correct "
+                    "storage.cassandra.local_datacenter"
+                )
+        raise failure from None
 
 
 def _cluster(driver: ModuleType, options: Cassandra) -> _Cluster:
@@ -182,8 +201,10 @@ def _failures(driver: ModuleType, prefix: str) -> Iterator[None]:
     try:
         yield
     except driver.NoHostAvailable as error:
-        reasons = {_said(one) for one in error.errors.values()} if error.errors else {_said(error)}
-        raise CassandraFailure(f"{prefix}: {'; '.join(sorted(reasons))}") from error
+        # By node; a list where none could even be asked (no such data centre).
+        each = error.errors.values() if isinstance(error.errors, dict) else error.errors
+        reasons = sorted({_said(one) for one in each if isinstance(one, BaseException)})
+        raise CassandraFailure(f"{prefix}: {'; '.join(reasons) or _said(error)}") from error
     except (base.DriverException, OSError) as error:
         raise CassandraFailure(f"{prefix}: {_said(error)}") from error
 

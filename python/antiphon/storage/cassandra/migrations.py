@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 
-from antiphon.config.schema import Cassandra
+from antiphon.config.stored import Cassandra
 from antiphon.storage.cassandra.connect import CassandraFailure, Connection
 
 SCOPE = "antiphon"
