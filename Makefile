@@ -15,6 +15,7 @@ FUZZ_VERSION := 0.13.2
 FUZZ_SECONDS ?=
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 
 export PATH := $(TOOLS)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

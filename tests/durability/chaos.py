@@ -14,6 +14,8 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,77 +39,93 @@ def main() -> int:
         "seed": seed,
         "people": options.people,
     }
+    dice = random.Random(seed)
     if options.store == "sqlite":
-        return _run(options, report, random.Random(seed), None)
+        return 0 if _Chaos(options, report, dice, None).run() else 1
     with Cassandra(Settings(sync="batch")) as ring:
-        return _run(options, report, random.Random(seed), Keyspaces(ring.contact_points))
+        keyspaces = Keyspaces(ring.contact_points)
+        return 0 if _Chaos(options, report, dice, keyspaces).run() else 1
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=ROOT / "data" / "chaos")
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--cuts", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of load before the cuts")
+    parser.add_argument("--runs", type=int, default=5, help="with power cuts")
+    parser.add_argument("--cuts", type=int, default=40, help="of each run")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of load before the cuts")
     parser.add_argument("--people", type=int, default=40)
     parser.add_argument("--store", choices=("sqlite", "cassandra"), default="sqlite")
     parser.add_argument("--seed", type=int)
     return parser.parse_args()
 
 
-def _run(
-    options: argparse.Namespace,
-    report: dict[str, object],
-    dice: random.Random,
-    keyspaces: Keyspaces | None,
-) -> int:
-    begun = time.monotonic()
-    is_right = True
+class _Chaos:
+    """One run of all trials, and its report."""
 
-    def node() -> Mortal:
-        made = Mortal.make()
-        if keyspaces is not None:
-            made.contact_points, made.keyspace = keyspaces.contact_points, keyspaces.new()
-        made.start()
-        return made
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        report: dict[str, object],
+        dice: random.Random,
+        keyspaces: Keyspaces | None,
+    ) -> None:
+        self._options, self._report, self._dice = options, report, dice
+        self._keyspaces = keyspaces
+        self._is_right = True
 
-    def tell(name: str, figures: trials.Figures, *, is_expected: bool) -> None:
-        nonlocal is_right
-        is_right &= is_expected
+    def run(self) -> bool:
+        """Whether all was as it must be; the report is written."""
+        begun = time.monotonic()
+        options, dice = self._options, self._dice
+        if options.kills:
+            with self._node() as node:
+                crowd = Crowd(node.people(options.people))
+                figures = asyncio.run(
+                    trials.kills(node, crowd, options.kills, dice, longest_s=1.0, cut_s=2.0)
+                )
+                self._tell("kills", figures)
+            with self._node() as node:
+                crowd = Crowd(node.people(options.people))
+                self._tell("lost connections", asyncio.run(trials.drops(node, crowd, 20.0, 0.5)))
+        for number in range(0 if self._keyspaces is not None else options.runs):
+            with self._node() as node:
+                crowd = Crowd(node.people(options.people))
+                figures, control = asyncio.run(
+                    trials.power(node, crowd, options.seconds, options.cuts, dice)
+                )
+            self._tell(f"power cuts {number + 1}", figures)
+            self._tell(f"a disk that lies {number + 1}", control, is_control=True)
+        self._report["seconds"] = round(time.monotonic() - begun)
+        self._report["is_right"] = self._is_right
+        _write(options.folder, self._report)
+        return self._is_right
+
+    @contextmanager
+    def _node(self) -> Iterator[Mortal]:
+        node = Mortal.make()
+        if self._keyspaces is not None:
+            node.contact_points = self._keyspaces.contact_points
+            node.keyspace = self._keyspaces.new()
+        try:
+            node.start()
+            yield node
+        finally:
+            node.remove()
+            if self._keyspaces is not None:
+                self._keyspaces.drop()
+
+    def _tell(self, name: str, figures: trials.Figures, *, is_control: bool = False) -> None:
+        is_expected = bool(figures.findings) == is_control
+        self._is_right &= is_expected
         print(f"{name}: {figures}\n{figures.findings}", flush=True)
-        report[name] = {
+        self._report[name] = {
             **asdict(figures),
             "findings": figures.findings.counts,
             "examples": str(figures.findings),
             "per_second": round(figures.rate),
             "is_as_expected": is_expected,
         }
-
-    if options.kills:
-        mortal = node()
-        try:
-            crowd = Crowd(mortal.people(options.people))
-            figures = asyncio.run(trials.kills(mortal, crowd, options.kills, dice))
-        finally:
-            mortal.remove()
-        tell("kills", figures, is_expected=not figures.findings)
-    if options.cuts and keyspaces is None:
-        mortal = node()
-        try:
-            crowd = Crowd(mortal.people(options.people))
-            figures, control = asyncio.run(
-                trials.power(mortal, crowd, options.seconds, options.cuts, dice)
-            )
-        finally:
-            mortal.remove()
-        tell("power cuts", figures, is_expected=not figures.findings)
-        tell("control, a disk that lies", control, is_expected=bool(control.findings))
-    if keyspaces is not None:
-        keyspaces.drop()
-    report["seconds"] = round(time.monotonic() - begun)
-    report["is_right"] = is_right
-    _write(options.folder, report)
-    return 0 if is_right else 1
 
 
 def _write(folder: Path, report: dict[str, object]) -> None:

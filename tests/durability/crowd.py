@@ -200,19 +200,35 @@ class Crowd:
         ]
         self._tasks: list[asyncio.Task[None]] = []
         self._quiet = asyncio.Event()
+        self._cut_s: float | None = None
+        self.drops = 0
 
-    def start(self, endpoint: Endpoint) -> None:
-        """Everybody logs in and talks; returns at once."""
+    def start(self, endpoint: Endpoint, *, cut_s: float | None = None) -> None:
+        """Everybody logs in and talks; returns at once.
+
+        With `cut_s` everybody loses his connection after so long on average and sends again, on a
+        new session, what was not acknowledged.
+        """
         self._quiet.clear()
+        self._cut_s = cut_s
         doors = asyncio.Semaphore(LOGINS)
         self._tasks = [
             asyncio.create_task(self._live(member, endpoint, doors)) for member in self.members
         ]
 
     async def _live(self, member: Member, endpoint: Endpoint, doors: asyncio.Semaphore) -> None:
-        async with doors:
-            await member.login(endpoint)
-        await member.talk(endpoint.domain, self._quiet)
+        while True:
+            async with doors:
+                await member.login(endpoint)
+            is_cut = self._cut_s is not None and not self._quiet.is_set()
+            patience_s = random.expovariate(1 / self._cut_s) if self._cut_s and is_cut else None
+            try:
+                async with asyncio.timeout(patience_s):
+                    await member.talk(endpoint.domain, self._quiet)
+                return
+            except TimeoutError:
+                self.drops += 1
+                member.leave()
 
     async def crash(self) -> None:
         """Waits until every session has ended, once the server has been killed."""

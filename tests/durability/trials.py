@@ -29,6 +29,8 @@ class Figures:
     """What a trial did and found."""
 
     kills: int = 0
+    drops: int = 0
+    """Connections cut by their clients."""
     cuts: int = 0
     torn: int = 0
     """Unsynced writes of which a cut kept any part, or none."""
@@ -51,10 +53,11 @@ class Figures:
         ledger = crowd.ledger
         self.sent, self.acknowledged = len(ledger.sent), len(ledger.acknowledged)
         self.repeated, self.received = ledger.repeated, crowd.received
+        self.drops = crowd.drops
 
     def __str__(self) -> str:
         return (
-            f"{self.kills} kills, {self.cuts} power cuts ({self.torn} unsynced writes), "
+            f"{self.kills} kills, {self.drops} lost connections, {self.cuts} power cuts ({self.torn} unsynced writes), "
             f"{self.sent} messages sent, {self.acknowledged} acknowledged "
             f"({self.rate:.0f}/s), {self.repeated} sent again, {self.received} delivered, "
             f"{self.rows} archived: "
@@ -124,7 +127,13 @@ async def finish(node: Mortal, crowd: Crowd, figures: Figures) -> None:
 
 
 async def kills(
-    node: Mortal, crowd: Crowd, rounds: int, dice: random.Random, *, longest_s: float = 2.5
+    node: Mortal,
+    crowd: Crowd,
+    rounds: int,
+    dice: random.Random,
+    *,
+    longest_s: float = 2.5,
+    cut_s: float | None = None,
 ) -> Figures:
     """Kills a running node at random moments, reconnects everybody, and counts.
 
@@ -133,7 +142,7 @@ async def kills(
     figures = Figures()
     for _ in range(rounds):
         begun = time.monotonic()
-        crowd.start(node.door)
+        crowd.start(node.door, cut_s=cut_s)
         await asyncio.sleep(dice.uniform(0.2, longest_s))
         node.kill()
         figures.kills += 1
@@ -145,6 +154,17 @@ async def kills(
             shutil.rmtree(image)
         node.again()
     crowd.start(node.door)
+    await finish(node, crowd, figures)
+    return figures
+
+
+async def drops(node: Mortal, crowd: Crowd, seconds: float, cut_s: float) -> Figures:
+    """Lets connections break all the time; the node lives on, with what it remembers."""
+    figures = Figures()
+    begun = time.monotonic()
+    crowd.start(node.door, cut_s=cut_s)
+    await asyncio.sleep(seconds)
+    figures.busy_s = time.monotonic() - begun
     await finish(node, crowd, figures)
     return figures
 
