@@ -155,9 +155,6 @@ def _cassandra(config: Config) -> Found:
     except CassandraFailure as error:
         yield (*path, "contact_points"), str(error), False
         return
-    if options.local_datacenter is not None and options.local_datacenter not in nodes:
-        text = f"there is no data centre {options.local_datacenter}, only {', '.join(nodes)}"
-        yield (*path, "local_datacenter"), text, False
     if options.local_datacenter is None and len(nodes) > 1:
         text = f"is needed, since there are several: {', '.join(nodes)}"
         yield (*path, "local_datacenter"), text, False

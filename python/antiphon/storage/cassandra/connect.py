@@ -132,19 +132,23 @@ def _session(driver: ModuleType, cluster: _Cluster, options: Cassandra) -> _Sess
         with _failures(driver, f"no Cassandra answers at {', '.join(options.contact_points)}"):
             return cluster.connect()
     except CassandraFailure as failure:
-        # To a driver that was told a data centre, nodes of no other count as any.
-        name = options.local_datacenter
-        if name is None:
-            raise
-        anywhere = msgspec.structs.replace(options, local_datacenter=None)
-        with contextlib.suppress(CassandraFailure), connected(anywhere) as connection:
-            there = connection.nodes()
-            if name not in there:
-                failure = CassandraFailure(
-                    f"Cassandra has no data centre {name}, only {', '.join(there)}; correct "
-                    "storage.cassandra.local_datacenter"
-                )
-        raise failure from None
+        raise _datacenter_fault(options) or failure from failure
+
+
+def _datacenter_fault(options: Cassandra) -> CassandraFailure | None:
+    """To a driver that was told a data centre that there is not, no node counts."""
+    name = options.local_datacenter
+    if name is None:
+        return None
+    anywhere = msgspec.structs.replace(options, local_datacenter=None)
+    with contextlib.suppress(CassandraFailure), connected(anywhere) as connection:
+        there = connection.nodes()
+        if name not in there:
+            return CassandraFailure(
+                f"Cassandra has no data centre {name}, only {', '.join(there)}; correct "
+                "storage.cassandra.local_datacenter"
+            )
+    return None
 
 
 def _cluster(driver: ModuleType, options: Cassandra) -> _Cluster:
