@@ -51,8 +51,12 @@ def environment(library: Path, folder: Path, protocol: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Step:
-    """One record; `at` is where its data stands in the protocol."""
+    """One record; `at` is where its data stands in the protocol.
 
+    A sync makes safe what its file's records below number `offset` did.
+    """
+
+    number: int
     time_s: float
     kind: int
     file: int
@@ -80,15 +84,16 @@ class Protocol:
 
     def _read(self) -> Iterator[Step]:
         size = len(self._data)
-        at = 0
+        at = number = 0
         while at + HEAD.size <= size:
             ns, kind, file, offset, length = HEAD.unpack_from(self._data, at)
             at += HEAD.size
             extent = length if kind in (NAME, WRITE) else 0
             if at + extent > size:
                 return
-            yield Step(ns / 1e9, kind, file, offset, length, at)
+            yield Step(number, ns / 1e9, kind, file, offset, length, at)
             at += extent
+            number += 1
 
     def close(self) -> None:
         """Lets the file go."""
@@ -125,13 +130,15 @@ class Protocol:
         """
         shutil.copytree(before, into, ignore=shutil.ignore_patterns("*.sock", "*.db-shm"))
         steps = self.steps[: bisect_right(self._times, moment)]
-        safe = {}
-        for at, step in enumerate(steps):
-            if step.kind == SYNC if lies_s == 0 else step.time_s <= moment - lies_s:
-                safe[step.file] = at
+        safe: dict[int, int] = {}
+        for step in steps:
+            if lies_s > 0 and step.time_s <= moment - lies_s:
+                safe[step.file] = step.number + 1
+            elif lies_s == 0 and step.kind == SYNC:
+                safe[step.file] = max(step.offset, safe.get(step.file, 0))
         torn = 0
         files: dict[int, BinaryIO] = {}
-        for at, step in enumerate(steps):
+        for step in steps:
             if step.kind == SYNC:
                 continue
             if step.kind == REMOVE:
@@ -142,7 +149,7 @@ class Protocol:
                 continue
             if step.file not in files:
                 files[step.file] = _opened(into / self.names[step.file])
-            if at <= safe.get(step.file, -1):
+            if step.number < safe.get(step.file, 0):
                 self._apply(files[step.file], step, None)
             else:
                 torn += 1

@@ -12,8 +12,8 @@ from durability.crowd import Crowd
 from durability.node import Mortal
 
 PEOPLE = 20
-SECONDS = 2.5
-CUTS = 12
+SECONDS = 2.0
+CUTS = 10
 
 
 async def test_power_cuts_under_load_lose_double_and_reorder_nothing(
