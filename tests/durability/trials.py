@@ -14,9 +14,9 @@ from support.client import Client
 from support.endpoint import Account
 from support.xml import Element
 
-from . import disk, wire_reader
+from . import cassandra_reader, disk, wire_reader
 from .crowd import Crowd
-from .ledger import Archives, Findings, Ledger, Row, judge, judge_inboxes
+from .ledger import Findings, Ledger, Row, judge, judge_inboxes
 from .node import Mortal
 from .sqlite_reader import FileDamaged, SqliteReader
 
@@ -77,7 +77,7 @@ def judge_image(folder: Path, ledger: Ledger) -> Findings:
         reader.close()
 
 
-def judge_file(folder: Path, ledger: Ledger) -> tuple[Findings, Archives]:
+def judge_file(folder: Path, ledger: Ledger) -> tuple[Findings, dict[int, list[Row]]]:
     """The same with inboxes, of a run that has come to rest."""
     reader = SqliteReader(folder)
     try:
@@ -119,10 +119,13 @@ async def finish(node: Mortal, crowd: Crowd, figures: Figures) -> None:
     await crowd.close()
     figures.findings.add(await judge_wire(node, accounts, crowd.ledger))
     if node.contact_points:
-        return
-    node.stop()
-    findings, archives = judge_file(node.data, crowd.ledger)
-    figures.findings.add(findings)
+        owners = [account.jid for account in accounts]
+        archives = cassandra_reader.archives(node.contact_points, node.keyspace, owners)
+        figures.findings.add(judge(crowd.ledger, archives))
+    else:
+        node.stop()
+        findings, archives = judge_file(node.data, crowd.ledger)
+        figures.findings.add(findings)
     figures.rows = sum(map(len, archives.values()))
 
 
