@@ -22,6 +22,8 @@ from typing import BinaryIO
 NAME, WRITE, TRUNCATE, SYNC, REMOVE = 1, 2, 3, 4, 5
 HEAD = struct.Struct("<QIIQQ")
 SECTOR = 512
+SYNC_S = 0.0003
+"""What a sync of a good SSD takes."""
 SOURCE = Path(__file__).with_name("witness.c")
 
 
@@ -40,12 +42,15 @@ def build(folder: Path) -> Path:
     return library
 
 
-def environment(library: Path, folder: Path, protocol: Path) -> dict[str, str]:
+def environment(
+    library: Path, folder: Path, protocol: Path, *, sync_s: float = SYNC_S
+) -> dict[str, str]:
     """What a process needs so that all it does below `folder` is written down."""
     return {
         "LD_PRELOAD": str(library),
         "WITNESS_DIR": str(folder),
         "WITNESS_LOG": str(protocol),
+        "WITNESS_SYNC_US": str(round(sync_s * 1e6)),
     }
 
 

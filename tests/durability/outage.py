@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node does while its Cassandra does not answer, and when it answers again."""
+"""What a node does while its store is slow or does not answer, and when it answers again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from support.client import Client
 from support.endpoint import Account
 from support.xml import E, message
 
+from . import disk
 from .crowd import Crowd
 from .ledger import Findings
 from .node import Mortal
@@ -85,6 +86,38 @@ async def _beat(a: Client, b: Client, found: Outage) -> None:
     await b.expect("message", id=id_)
     found.delivered_s.append(time.monotonic() - begun)
     a.send(E("r", ns.SM))
+
+
+@dataclass
+class Beat:
+    """One message: when it came to its receiver and when its sender knew that it is kept."""
+
+    delivered_s: float
+    acknowledged_s: float
+
+
+async def crawl(node: Mortal, pair: tuple[Account, Account], sync_s: float) -> list[Beat]:
+    """Chats on a disk of which every sync takes that long."""
+    node.stop()
+    node.extra_env = disk.environment(
+        disk.build(node.folder), node.data, node.folder / "protocol", sync_s=sync_s
+    )
+    node.again()
+    a, b = [await _online(node, account) for account in pair]
+    beats = []
+    for _ in range(6):
+        assert a.sm is not None
+        begun = time.monotonic()
+        id_ = a.send(message(b.bare, f"beat {begun}", type="chat", id=a.next_id()))
+        await b.expect("message", id=id_)
+        delivered = time.monotonic()
+        a.send(E("r", ns.SM))
+        while a.sm.acked < a.sm.sent:
+            await a.expect("a", timeout_s=10)
+        beats.append(Beat(delivered - begun, time.monotonic() - begun))
+    for client in (a, b):
+        await client.close()
+    return beats
 
 
 async def lose_one(node: Mortal, ring: Cassandra, crowd: Crowd, seconds: float) -> Findings:

@@ -3,10 +3,10 @@
  * Writes down, in order and with the time, what a process does to the database files below a folder:
  * every write, truncation, removal and sync. From the protocol `disk.py` makes what a disk holds after
  * a power cut at any moment. Loaded by LD_PRELOAD; WITNESS_DIR is the folder, WITNESS_LOG the
- * protocol, which is appended to.
+ * protocol, which is appended to, WITNESS_SYNC_US how long a sync takes.
  *
  * A call and its record happen under one lock, so the order in the protocol is that of the file. Syncs
- * are not passed on: each takes as long as on a fast disk, its record comes at the end, before the
+ * are not passed on: each takes as long as it is told to, its record comes at the end, before the
  * process is told, and says how many records there were at its beginning: these are safe.
  */
 #define _GNU_SOURCE
@@ -33,9 +33,6 @@ struct record {
   uint64_t length;
 };
 
-/* What a sync of a good SSD takes. */
-#define SYNC_NS 300000
-
 #define FILES 64
 #define FDS 4096
 
@@ -43,6 +40,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char *names[FILES];
 static uint32_t known;
 static uint64_t records;
+static long sync_us;
 static uint32_t of_fd[FDS]; /* number of the file + 1; 0: not one of ours */
 static int out = -1;
 
@@ -68,6 +66,8 @@ __attribute__((constructor)) static void begin(void) {
   real_fsync = dlsym(RTLD_NEXT, "fsync");
   real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
   real_unlink = dlsym(RTLD_NEXT, "unlink");
+  const char *us = getenv("WITNESS_SYNC_US");
+  sync_us = us != NULL ? strtol(us, NULL, 10) : 0;
   const char *path = getenv("WITNESS_LOG");
   if (path != NULL) {
     out = real_open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
@@ -250,7 +250,7 @@ static int synced(int fd, int (*real)(int)) {
   pthread_mutex_lock(&lock);
   uint64_t safe = records;
   pthread_mutex_unlock(&lock);
-  const struct timespec delay = {0, SYNC_NS};
+  const struct timespec delay = {sync_us / 1000000, sync_us % 1000000 * 1000};
   nanosleep(&delay, NULL);
   pthread_mutex_lock(&lock);
   put(SYNC, file - 1, safe, NULL, 0, 0);
