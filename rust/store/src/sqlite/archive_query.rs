@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 /// Rows of `search_log` that are looked through for a change of the owner's.
-const LOG_ROWS: i64 = 16;
+const LOG_ROWS: i64 = 128;
 
 /// Messages that are looked at one by one for the beginning of a word: 3-4 ms.
 const PROBES: usize = 400;

@@ -297,12 +297,13 @@ impl Store for Sqlite {
             return self.read(owner, query);
         }
         // First the owner's writes, then the index, which is told of them by their commit.
+        let token = search::token(owner.bare_str());
         let committed = self.read(owner, |_| Ok(()));
         let (reads, search) = (Arc::clone(&self.reads), Arc::clone(&self.search));
         Box::pin(async move {
             committed.await?;
             // Without an answer the index is closing; the page says what it lacks.
-            let _ = search.flush().await;
+            let _ = search.flush(token).await;
             reads.run(0, query).await
         })
     }

@@ -18,7 +18,7 @@ use antiphon_text::{TOKENIZER_VERSION, fts5};
 use futures_channel::oneshot;
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -81,6 +81,15 @@ impl IndexChange {
             Self::Remove { .. } => 0,
         };
         size_of::<Self>() + stanza
+    }
+
+    /// The addresses of an added document.
+    fn tokens(&self) -> impl Iterator<Item = u64> {
+        let tokens = match self {
+            Self::Add { tokens, .. } => Some(*tokens),
+            Self::Remove { .. } => None,
+        };
+        tokens.into_iter().flatten()
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -171,6 +180,8 @@ struct Batch {
 struct State {
     waiting: VecDeque<Batch>,
     bytes: usize,
+    /// Addresses in what is being written now.
+    writing: HashSet<u64>,
     flushes: Vec<oneshot::Sender<()>>,
     is_closed: bool,
 }
@@ -239,11 +250,15 @@ impl SearchQueue {
         self.indexed.load(Ordering::Acquire)
     }
 
-    /// Done when the index has what is waiting now, or as much as it takes at a time.
-    pub(super) fn flush(&self) -> oneshot::Receiver<()> {
+    /// Done when the index has what is waiting now about this address (its [`token`]), or as much
+    /// as it takes at a time. Who writes and who searches are mostly different people: most need
+    /// not wait.
+    pub(super) fn flush(&self, token: u64) -> oneshot::Receiver<()> {
         let (done, receiver) = oneshot::channel();
         let mut state = self.state.lock();
-        if state.waiting.is_empty() || state.is_closed {
+        let is_waiting = state.waiting.iter().any(|batch| batch.concerns(token));
+        let is_behind = is_waiting || state.writing.contains(&token);
+        if !is_behind || state.is_closed {
             // Nobody can have dropped the receiver yet.
             let _ = done.send(());
         } else {
@@ -305,6 +320,7 @@ impl SearchQueue {
             flushes: std::mem::take(&mut state.flushes),
         };
         let mut changes = 0;
+        state.writing.clear();
         while let Some(next) = state.waiting.front() {
             // What is to be read from the log goes alone: it may take several commits.
             let is_alone = next.changes.is_none() || changes + next.len() > BATCH;
@@ -316,7 +332,8 @@ impl SearchQueue {
                 break;
             };
             let held = next.changes.iter().flatten();
-            state.bytes -= held.map(IndexChange::bytes).sum::<usize>();
+            state.bytes -= held.clone().map(IndexChange::bytes).sum::<usize>();
+            state.writing.extend(held.flat_map(IndexChange::tokens));
             let is_logged = next.changes.is_none();
             taken.batches.push(next);
             if is_logged {
@@ -326,8 +343,9 @@ impl SearchQueue {
         Some(taken)
     }
 
-    /// Puts back what is above `done`, to be read from the log.
-    fn put_back(&self, batches: &[Batch], done: i64) {
+    /// Nothing is being written now; what is above `done` goes back, to be read from the log.
+    fn written(&self, batches: &[Batch], done: i64) {
+        self.state.lock().writing.clear();
         let (Some(first), Some(last)) = (batches.first(), batches.last()) else {
             return;
         };
@@ -343,6 +361,16 @@ impl SearchQueue {
 }
 
 impl Batch {
+    /// Whether something of this address is, or may be, in it.
+    fn concerns(&self, token: u64) -> bool {
+        match &self.changes {
+            Some(changes) => changes
+                .iter()
+                .any(|change| change.tokens().any(|other| other == token)),
+            None => true,
+        }
+    }
+
     fn len(&self) -> usize {
         self.changes.as_ref().map_or(BATCH, Vec::len)
     }
@@ -510,7 +538,7 @@ impl Indexer {
                 }
             }
             let done = self.queue.indexed();
-            self.queue.put_back(&taken.batches, done);
+            self.queue.written(&taken.batches, done);
             for flush in taken.flushes {
                 // Who does not wait any more is not told.
                 let _ = flush.send(());
@@ -688,20 +716,45 @@ impl Indexer {
 mod tests {
     use super::*;
 
+    fn add(from: &str, to: &str) -> IndexChange {
+        IndexChange::Add {
+            document: -3,
+            key: i64::MAX,
+            tokens: tokens(from, to),
+            stanza: None,
+        }
+    }
+
     #[test]
     fn changes_come_back_from_the_log_as_they_were() {
-        let changes = [
-            IndexChange::Add {
-                document: -3,
-                key: i64::MAX,
-                tokens: tokens("a@x", "a@x"),
-                stanza: None,
-            },
-            IndexChange::Remove { document: 1 << 60 },
-        ];
+        let changes = [add("a@x", "a@x"), IndexChange::Remove { document: 1 << 60 }];
         let row = log_row(&changes);
         let back: Vec<_> = row.chunks_exact(ENTRY).map(IndexChange::read).collect();
         assert_eq!(format!("{back:?}"), format!("{changes:?}"));
         assert!(concerns(&row, token("a@x")) && !concerns(&row, token("b@x")));
+    }
+
+    #[test]
+    fn only_who_is_concerned_waits_for_the_index() {
+        let queue = SearchQueue::default();
+        let is_done = |jid: &str| queue.flush(token(jid)).try_recv() == Ok(Some(()));
+        assert!(is_done("a@x"));
+        queue.push(1, vec![add("a@x", "b@x")]);
+        assert!(is_done("c@x") && !is_done("a@x") && !is_done("b@x"));
+        let taken = queue.take(None);
+        assert!(taken.is_some_and(|taken| {
+            assert!(is_done("c@x") && !is_done("b@x"));
+            queue.written(&taken.batches, 1);
+            true
+        }));
+        assert!(is_done("b@x"));
+        // What is in the log alone may be anybody's.
+        let all: Vec<_> = (0..=QUEUE_BYTES / size_of::<IndexChange>())
+            .map(|_| add("a@x", "b@x"))
+            .collect();
+        queue.push(2, all);
+        queue.push(3, vec![add("a@x", "b@x")]);
+        assert!(!is_done("c@x"));
+        assert_eq!(queue.lag().commits, 2);
     }
 }
