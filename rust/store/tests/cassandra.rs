@@ -94,8 +94,10 @@ impl Keyspace {
     /// As `antiphon migrate` does.
     fn migrate(&self) {
         let table = |statement: &str| {
-            let prefix = "CREATE TABLE IF NOT EXISTS ";
-            let rest = statement.strip_prefix(prefix).expect("only tables");
+            let prefixes = ["CREATE TABLE IF NOT EXISTS ", "ALTER TABLE "];
+            let known = |prefix: &&str| statement.starts_with(*prefix);
+            let prefix = prefixes.into_iter().find(known).expect("only tables");
+            let rest = &statement[prefix.len()..];
             cql(&format!("{prefix}{}.{rest}", self.0));
         };
         table(VERSION_TABLE);
@@ -111,9 +113,8 @@ impl Keyspace {
 }
 
 impl Place for Keyspace {
-    fn is_there(part: &str) -> bool {
-        // The engine keeps no archives yet, and refuses them.
-        server().is_some() && !matches!(part, "archive" | "inbox" | "search")
+    fn is_there(_part: &str) -> bool {
+        server().is_some()
     }
 
     fn new() -> Self {

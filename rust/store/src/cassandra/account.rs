@@ -7,6 +7,7 @@
 use super::engine::Engine;
 use super::error::Failure;
 use super::owners::Known;
+use super::purge;
 use super::query::{self, Account};
 use super::servers::{ConditionAttempts, Row, Servers};
 use super::{bucket, to_cql};
@@ -57,7 +58,11 @@ pub(super) async fn change(
         _ => {
             *known = Known::default();
             engine.owners.deleted();
+            let slot = engine.archives.slot(write.owner().bare_str());
+            let mut archive = slot.state.lock().await;
+            (*archive, _) = (None, slot.forget());
             let outcome = change.delete().await;
+            drop(archive);
             engine.owners.deleted();
             outcome?;
             engine.counted.changed(write.owner().domain(), -1);
@@ -167,6 +172,7 @@ impl Change<'_> {
             return Err(StoreError::NoAccount);
         };
         self.index_doubt().await?;
+        purge::delete_all(self.servers, self.deadline, self.owner()).await?;
         self.purge().await?;
         let mut attempts = ConditionAttempts::new(self.deadline);
         loop {

@@ -1,6 +1,7 @@
 //! One turn of a lane: its writes as few batches, each of them whole or not at all.
 
 use super::account;
+use super::archive::is_archive;
 use super::engine::Engine;
 use super::error::Failure;
 use super::owners::Known;
@@ -27,7 +28,14 @@ impl Engine {
         let mut outcomes = Vec::with_capacity(writes.len());
         while outcomes.len() < writes.len() {
             let rest = &writes[outcomes.len()..];
-            let plain = rest.iter().take_while(|q| plan::is_plain(&q.write)).count();
+            let archived = rest.iter().take_while(|q| is_archive(&q.write)).count();
+            if archived > 0 {
+                self.commit_archive(&rest[..archived], &mut known, &mut outcomes)
+                    .await;
+                continue;
+            }
+            let is_plain = |q: &&Accepted| plan::is_plain(&q.write) && !is_archive(&q.write);
+            let plain = rest.iter().take_while(is_plain).count();
             if plain == 0 {
                 outcomes.push(self.change_account(&rest[0], &mut known).await);
             } else {
@@ -170,6 +178,7 @@ fn is_of_a_domain(write: &Write) -> bool {
     matches!(write, Write::MapPut { owner, .. } if Jid::local(owner).is_none())
 }
 
-fn is_fault(outcome: &Outcome) -> bool {
+/// Whether what became of a write is unknown.
+pub(super) fn is_fault(outcome: &Outcome) -> bool {
     matches!(outcome, Err(StoreError::Busy | StoreError::Engine(_)))
 }

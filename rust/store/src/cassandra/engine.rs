@@ -1,5 +1,6 @@
 //! The engine behind the handle: lanes served by tasks, reads as tasks.
 
+use super::archives::Archives;
 use super::commit::Outcome;
 use super::error::Failure;
 use super::owners::Owners;
@@ -48,6 +49,7 @@ pub(super) struct Engine {
     pub(super) account_changes: Arc<AccountChanges>,
     pub(super) counted: Counted,
     pub(super) counters: Counters,
+    pub(super) archives: Archives,
     pub(super) tell: Sender<Message>,
     pub(super) runtime: Handle,
     /// When accounts are created.

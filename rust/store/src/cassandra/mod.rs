@@ -3,7 +3,9 @@
 //! Writes of one owner make a lane: one batch of it is on its way at a time, and the next one has
 //! all that has gathered meanwhile, so the servers' own pace sets the size of a batch. All that
 //! concerns an owner has one partition key, so a batch is one mutation, whole or not at all. Lanes
-//! go on independently: what one owner's replicas do holds up nobody else.
+//! go on independently: what one owner's replicas do holds up nobody else. Archives have a
+//! partition for each month; what a message does to the inbox is kept in memory and written behind
+//! it (`archives.rs`).
 //!
 //! Every write brings a timestamp from a clock that never goes back, so a request whose outcome is
 //! unknown is repeated as it was until it succeeds or has waited too long; only accounts are made
@@ -12,17 +14,24 @@
 //! Tasks of an own small runtime do all of it; no caller ever waits for the network.
 
 mod account;
+mod archive;
+mod archives;
 mod clock;
 mod commit;
 mod connect;
 mod engine;
 mod error;
 mod health;
+mod inbox;
+mod keeper;
 mod owners;
 mod plan;
+mod purge;
 mod query;
 mod queue;
+mod reader;
 mod schema;
+mod search;
 mod servers;
 mod statements;
 mod tell;
@@ -41,11 +50,14 @@ use antiphon_routing::store::{
 };
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::sasl::Credentials;
+use archives::Archives;
 use engine::{Counted, Counters, Engine};
 use error::OpenError;
 use owners::Owners;
 use parking_lot::Mutex;
 use queue::{Bounds, Lanes};
+use reader::Reader;
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -103,6 +115,8 @@ pub struct CassandraConfig {
     pub connections_per_node: usize,
     /// Threads of the runtime.
     pub threads: usize,
+    /// How long archived messages are kept; `None`: for ever.
+    pub retention: Option<Duration>,
     /// When accounts are created.
     pub clock: Clock,
     /// Told of outages.
@@ -128,6 +142,7 @@ impl CassandraConfig {
             in_flight: 256,
             connections_per_node: 1,
             threads: 2,
+            retention: None,
             clock: crate::sqlite::system_clock(),
             watcher: Arc::new(drop),
         }
@@ -224,12 +239,14 @@ impl Cassandra {
             account_changes: Arc::default(),
             counted: Counted::default(),
             counters: Counters::default(),
+            archives: Archives::new(run(), config.retention),
             tell,
             runtime: runtime.handle().clone(),
             clock: config.clock,
             write_wait: config.write_wait,
             read_wait: config.read_wait,
         });
+        runtime.spawn(keeper::keep(Arc::downgrade(&engine)));
         Ok(Self {
             engine,
             teller: teller.thread().id(),
@@ -266,9 +283,10 @@ impl Store for Cassandra {
         let account = jid.clone();
         self.engine.read(jid, async move |engine, deadline| {
             let changes = engine.owners.changes();
-            let found = query::user(&engine.servers, deadline, &account).await?;
-            if found.is_some() {
+            let mut found = query::user(&engine.servers, deadline, &account).await?;
+            if let Some(record) = &mut found {
                 engine.owners.read(account.bare_str(), changes);
+                record.archive = engine.take_up(deadline, account.bare_str()).await?;
             }
             Ok(found)
         })
@@ -324,12 +342,17 @@ impl Store for Cassandra {
 
     fn archive_page(
         &self,
-        _owner: &Jid,
-        _filter: ArchiveFilter,
-        _is_from_end: bool,
-        _limit: usize,
+        owner: &Jid,
+        filter: ArchiveFilter,
+        is_from_end: bool,
+        limit: usize,
     ) -> StoreFuture<ArchivePage> {
-        Box::pin(std::future::ready(Ok(ArchivePage::default())))
+        let account = owner.clone();
+        let limit = limit.clamp(1, PAGE_MAX);
+        self.engine.read(owner, async move |engine, deadline| {
+            let reader = Reader::new(&engine, deadline, &account).await?;
+            reader::page(&reader, &filter, is_from_end, limit).await
+        })
     }
 
     fn archive_count(
@@ -338,37 +361,57 @@ impl Store for Cassandra {
         _filter: ArchiveFilter,
         _most: u64,
     ) -> StoreFuture<Option<u64>> {
+        // Only by reading all of them.
         Box::pin(std::future::ready(Ok(None)))
     }
 
-    fn archive_known(&self, _owner: &Jid, _ids: Vec<ArchiveId>) -> StoreFuture<Vec<ArchiveId>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
+    fn archive_known(&self, owner: &Jid, ids: Vec<ArchiveId>) -> StoreFuture<Vec<ArchiveId>> {
+        let account = owner.clone();
+        self.engine.read(owner, async move |engine, deadline| {
+            let reader = Reader::new(&engine, deadline, &account).await?;
+            reader::known(&reader, ids).await
+        })
     }
 
-    fn archive_ends(&self, _owner: &Jid) -> StoreFuture<Option<ArchiveEnds>> {
-        Box::pin(std::future::ready(Ok(None)))
+    fn archive_ends(&self, owner: &Jid) -> StoreFuture<Option<ArchiveEnds>> {
+        let account = owner.clone();
+        self.engine.read(owner, async move |engine, deadline| {
+            let reader = Reader::new(&engine, deadline, &account).await?;
+            reader::ends(&reader).await
+        })
     }
 
     fn archive_collections(
         &self,
-        _owner: &Jid,
-        _filter: ArchiveFilter,
-        _limit: usize,
+        owner: &Jid,
+        filter: ArchiveFilter,
+        limit: usize,
     ) -> StoreFuture<Vec<Collection>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
+        let account = owner.clone();
+        let limit = limit.clamp(1, PAGE_MAX);
+        self.engine.read(owner, async move |engine, deadline| {
+            let reader = Reader::new(&engine, deadline, &account).await?;
+            reader::collections(&reader, &filter, limit).await
+        })
     }
 
     fn inbox_page(
         &self,
-        _owner: &Jid,
-        _filter: InboxFilter,
-        _slice: InboxSlice,
+        owner: &Jid,
+        filter: InboxFilter,
+        slice: InboxSlice,
     ) -> StoreFuture<InboxPage> {
-        Box::pin(std::future::ready(Ok(InboxPage::default())))
+        let account = owner.clone();
+        self.engine.read(owner, async move |engine, deadline| {
+            inbox::page(&engine, deadline, &account, &filter, slice).await
+        })
     }
 
-    fn inbox_entry(&self, _owner: &Jid, _peer: &Jid) -> StoreFuture<Option<InboxEntry>> {
-        Box::pin(std::future::ready(Ok(None)))
+    fn inbox_entry(&self, owner: &Jid, peer: &Jid) -> StoreFuture<Option<InboxEntry>> {
+        let (account, peer) = (owner.clone(), peer.clone());
+        self.engine.read(owner, async move |engine, deadline| {
+            inbox::entry(&engine, deadline, &account, &peer).await
+        })
     }
 
     fn close(&self) {
@@ -394,9 +437,22 @@ impl Store for Cassandra {
     }
 }
 
+/// Names this run of a process.
+fn run() -> uuid::Uuid {
+    let random = RandomState::new();
+    uuid::Uuid::from_u64_pair(random.hash_one(0), random.hash_one(1))
+}
+
 /// Waits for what was accepted and ends the threads.
-fn end(engine: &Engine, running: Running) {
+fn end(engine: &Arc<Engine>, running: Running) {
     engine.bounds.wait_idle();
+    let (finished, finish) = channel();
+    let task = keeper::finish(Arc::clone(engine), Instant::now() + CLOSE);
+    running.runtime.spawn(async move {
+        // What fails is counted again by the next process. Nobody waits for longer than that.
+        let _ = finished.send(task.await.is_ok());
+    });
+    let _ = finish.recv();
     // Fails when the thread has ended by itself.
     let _ = engine.tell.send(Message::End);
     let _ = running.teller.join();

@@ -4,6 +4,7 @@ use super::account::hash_name;
 use super::engine::Engine;
 use super::error::Failure;
 use super::plan::{kind, subscription};
+use super::purge;
 use super::servers::Servers;
 use super::{BUCKETS, from_cql, kind_number, to_cql};
 use antiphon_routing::store::{
@@ -12,7 +13,7 @@ use antiphon_routing::store::{
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::sasl::{Credentials, ScramHash, ScramKeys};
 use scylla::response::query_result::QueryRowsResult;
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -200,14 +201,17 @@ pub(super) async fn offline(
         to_cql(after),
         i32::try_from(limit).unwrap_or(i32::MAX),
     );
-    let mut records = Vec::new();
+    let (mut records, mut archived) = (Vec::new(), HashMap::new());
     let statement = &servers.statements.offline_page;
     servers
         .pages(deadline, statement, values, |rows| {
-            let rows = rows.rows::<(i64, Option<i64>, Option<&[u8]>)>();
+            let rows = rows.rows::<(i64, Option<i64>, Option<&[u8]>, Option<i64>)>();
             for row in rows.map_err(Failure::answer)? {
-                let (id, at_ms, stanza) = row.map_err(Failure::answer)?;
+                let (id, at_ms, stanza, reference) = row.map_err(Failure::answer)?;
                 servers.clock.observe(id);
+                if let (None, Some(reference)) = (stanza, reference) {
+                    archived.insert(from_cql(id), from_cql(reference));
+                }
                 records.push(OfflineRecord {
                     id: from_cql(id),
                     at_ms: from_cql(at_ms.unwrap_or(0)),
@@ -218,6 +222,7 @@ pub(super) async fn offline(
             MORE
         })
         .await?;
+    purge::fill(servers, deadline, owner, &mut records, &archived).await?;
     Ok(records)
 }
 

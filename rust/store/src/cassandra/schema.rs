@@ -16,11 +16,18 @@ pub struct Migration {
 }
 
 /// All of them. A file that was released is never changed again: a change is a new file.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "accounts",
-    cql: include_str!("../../../../python/antiphon/storage/cassandra/0001_accounts.cql"),
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "accounts",
+        cql: include_str!("../../../../python/antiphon/storage/cassandra/0001_accounts.cql"),
+    },
+    Migration {
+        version: 2,
+        name: "archives",
+        cql: include_str!("../../../../python/antiphon/storage/cassandra/0002_archives.cql"),
+    },
+];
 
 /// Where the applied migrations are recorded; `readers` is the lowest version whose nodes can work
 /// with the schema.

@@ -120,8 +120,13 @@ statements! {
 
     offline_put: Write =
         "INSERT INTO offline (owner, id, at_ms, stanza) VALUES (?, ?, ?, ?) USING TIMESTAMP ?";
+    offline_refer: Write =
+        "INSERT INTO offline (owner, id, at_ms, archived) VALUES (?, ?, ?, ?) USING TIMESTAMP ?";
+    offline_keep: Write =
+        "UPDATE offline USING TIMESTAMP ? SET stanza = ? WHERE owner = ? AND id = ?";
+    offline_archived: Read = "SELECT id, archived, WRITETIME(stanza) FROM offline WHERE owner = ?";
     offline_page: Read =
-        "SELECT id, at_ms, stanza FROM offline WHERE owner = ? AND id > ? LIMIT ?";
+        "SELECT id, at_ms, stanza, archived FROM offline WHERE owner = ? AND id > ? LIMIT ?";
     offline_ids: Read = "SELECT id FROM offline WHERE owner = ?";
     offline_first_ids: Read = "SELECT id FROM offline WHERE owner = ? LIMIT ?";
     offline_delete: Write =
@@ -136,4 +141,96 @@ statements! {
     map_get: Read =
         "SELECT value FROM entity_map WHERE owner = ? AND kind = ? AND key = ?";
     map_keys: Read = "SELECT key FROM entity_map WHERE owner = ? AND kind = ? AND key >= ?";
+
+    /// The last value is the time to live, seconds; 0: for ever.
+    archive_put: Write =
+        "INSERT INTO archive (owner, bucket, id, peer, flags, uid, dup, stanza) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?";
+    archive_edit: Write =
+        "UPDATE archive USING TIMESTAMP ? AND TTL ? SET flags = ?, stanza = ? \
+         WHERE owner = ? AND bucket = ? AND id = ?";
+    archive_delete: Write =
+        "DELETE FROM archive USING TIMESTAMP ? WHERE owner = ? AND bucket = ? AND id = ?";
+    archive_delete_below: Write =
+        "DELETE FROM archive USING TIMESTAMP ? WHERE owner = ? AND bucket = ? AND id < ?";
+    archive_drop: Write = "DELETE FROM archive USING TIMESTAMP ? WHERE owner = ? AND bucket = ?";
+    archive_up: Read =
+        "SELECT id, peer, flags, stanza FROM archive \
+         WHERE owner = ? AND bucket = ? AND id > ? AND id < ? ORDER BY id ASC LIMIT ?";
+    archive_down: Read =
+        "SELECT id, peer, flags, stanza FROM archive \
+         WHERE owner = ? AND bucket = ? AND id > ? AND id < ? LIMIT ?";
+    archive_heads_up: Read =
+        "SELECT id, peer, flags, uid, dup FROM archive \
+         WHERE owner = ? AND bucket = ? AND id > ? AND id < ? ORDER BY id ASC LIMIT ?";
+    archive_heads_down: Read =
+        "SELECT id, peer, flags, uid, dup FROM archive \
+         WHERE owner = ? AND bucket = ? AND id > ? AND id < ? LIMIT ?";
+    archive_at: Read =
+        "SELECT id, peer, flags, stanza FROM archive \
+         WHERE owner = ? AND bucket = ? AND id IN ?";
+    archive_life: Read =
+        "SELECT peer, flags, stanza, TTL(stanza), WRITETIME(stanza) FROM archive \
+         WHERE owner = ? AND bucket = ? AND id = ?";
+
+    peer_put: Write =
+        "INSERT INTO archive_peer (owner, bucket, peer, id, flags, mid) \
+         VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?";
+    peer_edit: Write =
+        "UPDATE archive_peer USING TIMESTAMP ? AND TTL ? SET flags = ? \
+         WHERE owner = ? AND bucket = ? AND peer = ? AND id = ?";
+    peer_delete_below: Write =
+        "DELETE FROM archive_peer USING TIMESTAMP ? \
+         WHERE owner = ? AND bucket = ? AND peer = ? AND id < ?";
+    peer_drop: Write =
+        "DELETE FROM archive_peer USING TIMESTAMP ? WHERE owner = ? AND bucket = ?";
+    peer_up: Read =
+        "SELECT id, flags, mid FROM archive_peer \
+         WHERE owner = ? AND bucket = ? AND peer = ? AND id > ? AND id < ? \
+         ORDER BY peer DESC, id ASC LIMIT ?";
+    peer_down: Read =
+        "SELECT id, flags, mid FROM archive_peer \
+         WHERE owner = ? AND bucket = ? AND peer = ? AND id > ? AND id < ? LIMIT ?";
+
+    bucket_put: Write =
+        "INSERT INTO archive_bucket (owner, bucket) VALUES (?, ?) USING TIMESTAMP ? AND TTL ?";
+    bucket_delete: Write =
+        "DELETE FROM archive_bucket USING TIMESTAMP ? WHERE owner = ? AND bucket = ?";
+    buckets_drop: Write = "DELETE FROM archive_bucket USING TIMESTAMP ? WHERE owner = ?";
+    buckets: Read = "SELECT bucket FROM archive_bucket WHERE owner = ?";
+
+    inbox_all: Read =
+        "SELECT peer, last_id, unread, read_id, box, muted_until_ms, counted_upto, kept_id, \
+         flushed_upto, unsealed, sealed_upto, prefs, run, \
+         WRITETIME(last_id), WRITETIME(flushed_upto) FROM inbox WHERE owner = ?";
+    inbox_kept: Read = "SELECT kept_id, kept FROM inbox WHERE owner = ? AND peer = ?";
+    inbox_put: Write =
+        "INSERT INTO inbox (owner, peer, last_id, unread, read_id, box, muted_until_ms, \
+         counted_upto) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+    inbox_keep: Write =
+        "UPDATE inbox USING TIMESTAMP ? SET kept_id = ?, kept = ? WHERE owner = ? AND peer = ?";
+    inbox_flushed: Write =
+        "UPDATE inbox USING TIMESTAMP ? SET flushed_upto = ?, unsealed = ?, sealed_upto = ? \
+         WHERE owner = ?";
+    inbox_prefs: Write = "UPDATE inbox USING TIMESTAMP ? SET prefs = ? WHERE owner = ?";
+    inbox_run: Write = "UPDATE inbox USING TIMESTAMP ? SET run = ? WHERE owner = ?";
+    inbox_drop: Write = "DELETE FROM inbox USING TIMESTAMP ? WHERE owner = ?";
+
+    run_closed: Read = "SELECT closed_ms FROM run WHERE id = ?";
+    run_close: Write = "INSERT INTO run (id, closed_ms) VALUES (?, ?) USING TIMESTAMP ?";
+
+    seg_put: Write =
+        "INSERT INTO fts_seg (owner, first_id, last_id, n, bloom) \
+         VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?";
+    seg_ends: Read =
+        "SELECT first_id, last_id FROM fts_seg WHERE owner = ? AND first_id < ? LIMIT ?";
+    seg_down: Read =
+        "SELECT first_id, last_id, bloom FROM fts_seg \
+         WHERE owner = ? AND first_id > ? AND first_id < ? LIMIT ?";
+    seg_up: Read =
+        "SELECT first_id, last_id, bloom FROM fts_seg \
+         WHERE owner = ? AND first_id > ? AND first_id < ? ORDER BY first_id ASC LIMIT ?";
+    seg_delete_below: Write =
+        "DELETE FROM fts_seg USING TIMESTAMP ? WHERE owner = ? AND first_id < ?";
+    seg_drop: Write = "DELETE FROM fts_seg USING TIMESTAMP ? WHERE owner = ?";
 }

@@ -1,0 +1,111 @@
+//! What happens behind everybody's back: rows of inboxes are written, segments of the search are
+//! made, owners nobody uses leave the memory.
+
+use super::archive::flush_behind;
+use super::archives::Slot;
+use super::engine::Engine;
+use super::error::Failure;
+use super::search::{SEGMENT, seal};
+use super::servers::Row;
+use super::to_cql;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+/// How often it looks.
+const ROUND: Duration = Duration::from_millis(500);
+
+/// How long a row of an inbox may be behind: what a new home has to count again at most.
+const BEHIND_MS: u64 = 10_000;
+
+/// Owners that are served at a time.
+const AT_A_TIME: usize = 16;
+
+/// And when the engine ends.
+const AT_THE_END: usize = 128;
+
+/// How long one of them may take; what fails comes again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Works until the engine has gone.
+pub(super) async fn keep(engine: Weak<Engine>) {
+    loop {
+        sleep(ROUND).await;
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        if !engine.servers.health.is_down() {
+            round(&engine).await;
+        }
+    }
+}
+
+async fn round(engine: &Arc<Engine>) {
+    let archives = &engine.archives;
+    let now = archives.now_ms();
+    let is_due = |slot: &Slot| {
+        let behind = slot.behind_ms.load(Ordering::Acquire);
+        let is_behind = behind != 0 && behind + BEHIND_MS <= now;
+        is_behind || slot.unsealed.load(Ordering::Relaxed) >= u64::from(SEGMENT)
+    };
+    let mut tasks = JoinSet::new();
+    for (owner, slot) in archives.due(is_due) {
+        if tasks.len() >= AT_A_TIME {
+            let _ = tasks.join_next().await;
+        }
+        let engine = Arc::clone(engine);
+        tasks.spawn(async move {
+            // What fails stays as it was and is tried in the next round.
+            if slot.unsealed.load(Ordering::Relaxed) >= u64::from(SEGMENT) {
+                let _ = seal(&engine, Instant::now() + PATIENCE, &owner, &slot).await;
+            }
+            let behind = slot.behind_ms.load(Ordering::Acquire);
+            if behind != 0 && behind + BEHIND_MS <= now {
+                let _ = flush_behind(&engine, Instant::now() + PATIENCE, &owner, &slot).await;
+            }
+        });
+    }
+    for (owner, slot) in archives.spare() {
+        if tasks.len() >= AT_A_TIME {
+            let _ = tasks.join_next().await;
+        }
+        let engine = Arc::clone(engine);
+        tasks.spawn(async move {
+            let deadline = Instant::now() + PATIENCE;
+            if flush_behind(&engine, deadline, &owner, &slot).await.is_ok() {
+                engine.archives.drop_clean(&owner, slot);
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Writes everything that is behind, and that this process ended in order.
+///
+/// # Errors
+/// The servers are away: the next process counts again.
+pub(super) async fn finish(engine: Arc<Engine>, deadline: Instant) -> Result<(), Failure> {
+    let is_behind = |slot: &Slot| slot.behind_ms.load(Ordering::Acquire) != 0;
+    let mut tasks: JoinSet<Result<(), Failure>> = JoinSet::new();
+    let mut outcome = Ok(());
+    for (owner, slot) in engine.archives.due(is_behind) {
+        if tasks.len() >= AT_THE_END
+            && let Some(done) = tasks.join_next().await
+        {
+            outcome = outcome.and(done.map_err(Failure::answer)?);
+        }
+        let engine = Arc::clone(&engine);
+        tasks.spawn(async move { flush_behind(&engine, deadline, &owner, &slot).await });
+    }
+    while let Some(done) = tasks.join_next().await {
+        outcome = outcome.and(done.map_err(Failure::answer)?);
+    }
+    outcome?;
+    let servers = &engine.servers;
+    let closed_ms = to_cql((engine.clock)());
+    let values = (engine.archives.run, closed_ms, servers.clock.next());
+    let row = Row::new(&servers.statements.run_close, values, 0);
+    servers.write(deadline, &[row]).await
+}

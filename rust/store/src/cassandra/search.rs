@@ -1,0 +1,303 @@
+//! Full-text search: segments of an archive, each with a filter that tells which words may be in
+//! it. A search reads the filters, then only those segments that may have an answer; what lies above
+//! the last segment is read whole. The text itself decides.
+
+use super::archives::Slot;
+use super::engine::Engine;
+use super::error::Failure;
+use super::reader::{Plan, Reader, Span, sort, unpacked};
+use super::servers::Row;
+use super::{from_cql, to_cql};
+use crate::sqlite::archive::is_searchable;
+use crate::stanza::bodies;
+use antiphon_routing::archive::ArchivedMessage;
+use antiphon_text::{Bloom, BloomBuilder};
+use antiphon_xmpp::Jid;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Messages of a segment.
+pub(super) const SEGMENT: u32 = 256;
+
+/// Filters of the first request, and of a later one at most: 3 KB each.
+const FIRST_FILTERS: i32 = 16;
+const MOST_FILTERS: i32 = 256;
+
+/// Segments that are read at a time at most.
+const WAVE: usize = 8;
+
+/// A segment that may have answers.
+type Candidate = Span;
+
+/// The segments of one search, filter after filter.
+struct Segments<'a> {
+    reader: &'a Reader,
+    plan: &'a Plan,
+    is_from_end: bool,
+    /// Not read yet: segments that begin in here.
+    rest: Span,
+    step: i32,
+    is_over: bool,
+}
+
+impl Segments<'_> {
+    /// The next candidates, in the order of the query; `None`: there are no more segments.
+    async fn next(&mut self) -> Result<Option<Vec<Candidate>>, Failure> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let servers = &self.reader.engine.servers;
+        let statement = if self.is_from_end {
+            &servers.statements.seg_down
+        } else {
+            &servers.statements.seg_up
+        };
+        let values = (
+            self.reader.owner(),
+            self.rest.after,
+            self.rest.before,
+            self.step,
+        );
+        let (mut count, mut candidates) = (0, Vec::new());
+        let (plan, is_from_end) = (self.plan, self.is_from_end);
+        let (rest, is_over) = (&mut self.rest, &mut self.is_over);
+        let deadline = self.reader.deadline;
+        servers
+            .pages(deadline, statement, values, |rows| {
+                let rows = rows.rows::<(i64, Option<i64>, Option<&[u8]>)>();
+                for row in rows.map_err(Failure::answer)? {
+                    let (first, last, filter) = row.map_err(Failure::answer)?;
+                    count += 1;
+                    if is_from_end {
+                        rest.before = first;
+                    } else {
+                        rest.after = first;
+                    }
+                    let last = last.unwrap_or(i64::MAX - 1);
+                    if last <= plan.span.after {
+                        // Older ones lie still further away.
+                        *is_over |= is_from_end;
+                        continue;
+                    }
+                    if may_match(plan, filter.unwrap_or_default()) {
+                        candidates.push(Span {
+                            after: first - 1,
+                            before: last.saturating_add(1),
+                        });
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+            .await?;
+        self.is_over |= count < self.step;
+        self.step = (self.step * 4).min(MOST_FILTERS);
+        Ok(Some(candidates))
+    }
+}
+
+/// A filter that cannot be read lets everything through.
+fn may_match(plan: &Plan, filter: &[u8]) -> bool {
+    match (&plan.query, Bloom::decode(filter)) {
+        (Some(query), Ok(filter)) => query.may_match(&filter),
+        _ => true,
+    }
+}
+
+/// The messages that a search finds, in the order of the query, at most `limit`.
+pub(super) async fn find(
+    reader: &Reader,
+    plan: Plan,
+    is_from_end: bool,
+    limit: usize,
+) -> Result<Vec<ArchivedMessage>, Failure> {
+    let plan = Arc::new(plan);
+    let newest = ends(reader, i64::MAX).await?;
+    let tail = Span {
+        after: newest.map_or(-1, |(_, last)| last),
+        before: i64::MAX,
+    };
+    let mut found = Vec::new();
+    if is_from_end {
+        found = reader.span(&plan, tail, true, limit).await?;
+    }
+    let mut rest = Span {
+        after: -1,
+        before: plan.span.before,
+    };
+    if !is_from_end && plan.span.after >= 0 {
+        // The segment that the beginning lies in.
+        if let Some((first, _)) = ends(reader, plan.span.after.saturating_add(1)).await? {
+            rest.after = first - 1;
+        }
+    }
+    let mut segments = Segments {
+        reader,
+        plan: &plan,
+        is_from_end,
+        rest,
+        step: FIRST_FILTERS,
+        is_over: newest.is_none(),
+    };
+    // A word that is everywhere is in the first one.
+    let mut wave = 1;
+    while found.len() < limit
+        && let Some(candidates) = segments.next().await?
+    {
+        let mut rest = candidates.as_slice();
+        while found.len() < limit && !rest.is_empty() {
+            let (now, later) = rest.split_at(wave.min(rest.len()));
+            let mut some = read(reader, &plan, now, is_from_end, limit).await?;
+            found.append(&mut some);
+            rest = later;
+            wave = (wave * 2).min(WAVE);
+        }
+    }
+    if !is_from_end && found.len() < limit {
+        let mut last = reader.span(&plan, tail, false, limit - found.len()).await?;
+        found.append(&mut last);
+    }
+    found.truncate(limit);
+    Ok(found)
+}
+
+/// Begin and end of the last segment that begins below an id.
+async fn ends(reader: &Reader, before: i64) -> Result<Option<(i64, i64)>, Failure> {
+    let servers = &reader.engine.servers;
+    let values = (reader.owner(), before, 1);
+    let statement = &servers.statements.seg_ends;
+    let rows = servers.rows(reader.deadline, statement, values).await?;
+    let row: Option<(i64, Option<i64>)> = rows.maybe_first_row().map_err(Failure::answer)?;
+    Ok(row.and_then(|(first, last)| Some((first, last?))))
+}
+
+/// What the candidates have, all of them at a time.
+async fn read(
+    reader: &Reader,
+    plan: &Arc<Plan>,
+    candidates: &[Candidate],
+    is_from_end: bool,
+    limit: usize,
+) -> Result<Vec<ArchivedMessage>, Failure> {
+    if let [one] = candidates {
+        return reader.span(plan, *one, is_from_end, limit).await;
+    }
+    let mut reads = JoinSet::new();
+    for candidate in candidates.iter().copied() {
+        let (reader, plan) = (reader.clone(), Arc::clone(plan));
+        reads.spawn(async move { reader.span(&plan, candidate, is_from_end, limit).await });
+    }
+    let mut found = Vec::new();
+    while let Some(read) = reads.join_next().await {
+        found.append(&mut read.map_err(Failure::answer)??);
+    }
+    sort(&mut found, is_from_end);
+    Ok(found)
+}
+
+/// Makes segments of the messages that have none, as long as there are enough of them.
+///
+/// # Errors
+/// The servers are away.
+pub(super) async fn seal(
+    engine: &Arc<Engine>,
+    deadline: Instant,
+    owner: &str,
+    slot: &Slot,
+) -> Result<(), Failure> {
+    let jid = Jid::parse(owner).map_err(Failure::answer)?;
+    loop {
+        let (sealed, newest) = match slot.state.lock().await.as_ref() {
+            Some(state) if state.unsealed >= SEGMENT => (state.sealed_upto, state.newest),
+            _ => return Ok(()),
+        };
+        let reader = Reader::new(engine, deadline, &jid).await?;
+        let last = ends(&reader, i64::MAX).await?;
+        let after = to_cql(sealed).max(last.map_or(-1, |(_, last)| last));
+        let segment = gather(&reader, after).await?;
+        let is_whole = segment.count >= SEGMENT || segment.is_full;
+        if is_whole {
+            let values = (
+                owner,
+                segment.first,
+                segment.last,
+                i32::try_from(segment.count).unwrap_or(i32::MAX),
+                segment.filter,
+                engine.servers.clock.next(),
+                engine.archives.ttl_s,
+            );
+            let row = Row::new(&engine.servers.statements.seg_put, values, owner.len());
+            engine.servers.write(deadline, &[row]).await?;
+        }
+        let mut guard = slot.state.lock().await;
+        let Some(state) = guard.as_mut() else {
+            return Ok(());
+        };
+        if is_whole {
+            state.sealed_upto = state.sealed_upto.max(from_cql(segment.last));
+            state.unsealed = state.unsealed.saturating_sub(segment.count);
+        } else if state.newest == newest {
+            // Some were retracted or purged.
+            state.unsealed = segment.count;
+        }
+        slot.unsealed
+            .store(u64::from(state.unsealed), Ordering::Relaxed);
+        if slot.behind_ms.load(Ordering::Acquire) == 0 {
+            let now = engine.archives.now_ms();
+            slot.behind_ms.store(now, Ordering::Release);
+        }
+        if !is_whole {
+            return Ok(());
+        }
+    }
+}
+
+/// What a segment will be.
+#[derive(Default)]
+struct Segment {
+    first: i64,
+    last: i64,
+    count: u32,
+    /// No more words fit the filter.
+    is_full: bool,
+    filter: Vec<u8>,
+}
+
+async fn gather(reader: &Reader, after: i64) -> Result<Segment, Failure> {
+    let mut segment = Segment::default();
+    let mut builder = BloomBuilder::new();
+    let span = Span {
+        after,
+        before: i64::MAX,
+    };
+    // A few more than searchable ones: chat markers are kept too.
+    let step = SEGMENT.cast_signed() + 32;
+    reader
+        .rows(span, false, step, |(id, peer, flags, stored)| {
+            let (flags, _) = super::archives::read_flags(flags);
+            let (Some(peer), Some(stored)) = (peer, stored) else {
+                return Ok(ControlFlow::Continue(()));
+            };
+            if !is_searchable(flags) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let stanza = unpacked(stored, reader.owner(), peer, flags)?;
+            builder.add(&bodies(&stanza));
+            if segment.count == 0 {
+                segment.first = id;
+            }
+            segment.last = id;
+            segment.count += 1;
+            segment.is_full = builder.is_full();
+            Ok(if segment.count >= SEGMENT || segment.is_full {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        })
+        .await?;
+    segment.filter = builder.finish();
+    Ok(segment)
+}
