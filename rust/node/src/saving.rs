@@ -260,9 +260,12 @@ impl Node {
 
     fn let_pass(self: &Arc<Self>, session: &Arc<Session>, is_forced: bool) -> usize {
         let count = session.let_pass(is_forced);
-        if count > 0 && session.is_closed() && !session.is_attached() {
+        if count > 0 && session.is_closed() {
             // Too much for it: with a connection, that ends it.
-            self.end_session(session);
+            self.metrics.overflows.inc();
+            if !session.is_attached() {
+                self.end_session(session);
+            }
         }
         count
     }
