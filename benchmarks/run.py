@@ -23,15 +23,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import machine, plots, report
-from bench.campaign import DEFAULT, TUNED, WORKERS, Campaign, Plan, Stage, say
+from bench import machine, plots, report, text
+from bench.campaign import DEFAULT, TUNED, WORKERS, Campaign, Plan, say
 from bench.scenarios import SCENARIOS, Scenario
 from bench.server import Ports, Server, ServerError
+from bench.stage import Stage
 from bench.targets import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-LOAD = ROOT / "target" / "release" / "antiphon-load"
+RELEASE = ROOT / "target" / "release"
+LOAD = RELEASE / "antiphon-load"
+FILL = RELEASE / "examples" / "fill_archive"
 
 
 def chosen(names: Sequence[str]) -> list[Scenario]:
@@ -64,6 +67,7 @@ def planned(*, is_quick: bool) -> Plan:
             connections=1000,
             settle=12,
             memory_repetitions=1,
+            messages=100_000,
         )
     repetitions = number("REPETITIONS", 3)
     return Plan(
@@ -74,14 +78,19 @@ def planned(*, is_quick: bool) -> Plan:
         connections=2000,
         settle=25,
         memory_repetitions=min(repetitions, 3),
+        messages=1_000_000,
     )
 
 
-def build() -> None:
+def build(scenarios: Sequence[Scenario]) -> None:
     """Makes sure that the generator is built and the rivals are there."""
-    command = ["cargo", "build", "--quiet", "--release", "-p", "antiphon-load"]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-        sys.exit("bench: the load generator does not build")
+    built = [["antiphon-load"]]
+    if any(scenario.kind in ("filled", "disk") for scenario in scenarios):
+        built.append(["antiphon-store", "--example", FILL.name])
+    for words in built:
+        command = ["cargo", "build", "--quiet", "--release", "-p", *words]
+        if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+            sys.exit(f"bench: {words[-1]} does not build")
     environment = {**os.environ, "PYTHON": sys.executable}
     subprocess.run([ROOT / "benchmarks" / "install.sh"], env=environment, check=False)
 
@@ -168,7 +177,7 @@ def main() -> None:
     is_quick = os.environ.get("QUICK", "") not in ("", "0")
     plan = planned(is_quick=is_quick)
     is_pinned = {0, 1} <= os.sched_getaffinity(0) and shutil.which("taskset") is not None
-    build()
+    build(scenarios)
     allow_descriptors()
     versions = installed(TUNED if is_quick else (*TUNED, *DEFAULT))
     about: dict[str, object] = {
@@ -193,7 +202,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="antiphon-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        stage = Stage(folder, *certificate(folder), Ports(), is_pinned, LOAD)
+        words = folder / "words.txt"
+        text.write(words)
+        stage = Stage(folder, *certificate(folder), Ports(), is_pinned, LOAD, FILL, words)
         campaign = Campaign(stage, plan, list(versions))
         campaign.run(scenarios)
     if not any(run["server"].startswith("antiphon") for run in campaign.runs):

@@ -10,15 +10,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from bench.accounts import Accounts
+from bench.keeping import Keeping, Told
 from bench.ours import Antiphon, AntiphonOne, AntiphonTwo
 from bench.report import Run
 from bench.rivals import Ejabberd, EjabberdDefault, Prosody, ProsodyDefault
 from bench.scenarios import BEFRIENDED, LONELY, Scenario
-from bench.server import Place, Ports, Server, ServerError
+from bench.server import Server, ServerError
+from bench.stage import Stage
 from bench.targets import Result
 
 TUNED: tuple[type[Server], ...] = (Antiphon, Prosody, Ejabberd)
@@ -48,25 +49,8 @@ class Plan:
     settle: int
     """Seconds until their memory is read."""
     memory_repetitions: int
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What all servers share."""
-
-    folder: Path
-    certificate: Path
-    key: Path
-    ports: Ports
-    is_pinned: bool
-    load: Path
-
-    def server(self, kind: type[Server], *, is_pinned: bool = True) -> Server:
-        """A server in a folder of its own, not started. Raises ServerError without ports."""
-        port = self.ports.take()
-        cpu = 0 if self.is_pinned and is_pinned else None
-        folder = self.folder / f"{kind.name}-{port}"
-        return kind(Place(folder, self.certificate, self.key, port, cpu))
+    messages: int
+    """In the store that is searched."""
 
 
 class Campaign:
@@ -84,7 +68,7 @@ class Campaign:
         """Everything, each kind of scenario in its own way."""
         by_kind = {
             kind: [scenario for scenario in scenarios if scenario.kind == kind]
-            for kind in ("cpu", "memory", "workers", "crossings")
+            for kind in ("cpu", "memory", "workers", "crossings", "archive", "filled", "disk")
         }
         if by_kind["memory"]:
             self._memory(by_kind["memory"])
@@ -92,6 +76,10 @@ class Campaign:
             self._shared(shared)
         if by_kind["workers"]:
             self._workers(by_kind["workers"])
+        if kept := [*by_kind["archive"], *by_kind["filled"], *by_kind["disk"]]:
+            told = Told(self.measure, self._keep, self._failed, say)
+            keeping = Keeping(self.stage, told, self.kinds)
+            keeping.run(kept, self.plan.repetitions, self.plan.messages)
 
     def _shared(self, scenarios: Sequence[Scenario]) -> None:
         """All servers at once, one of them under load at a time: A B C A B C ..."""
@@ -202,6 +190,9 @@ class Campaign:
         if scenario.kind == "memory":
             say(f"  {server.name:16} {result['memory_kib']['rss_each']:10.2f}   {scenario.title}")
             return
+        if scenario.kind == "disk":
+            say(f"  {server.name:16} {result['bytes_each']:10.1f}   {scenario.title}")
+            return
         cost = result.get("server_ms_per_1000") or 0.0
         lost = f", {result['lost']} lost" if result.get("lost") else ""
         others = f"{result.get('other_cpu_s', 0):.1f} s of others' CPU"
@@ -225,6 +216,10 @@ class Campaign:
         else:
             window = plan.seconds * scenario.stretch
             arguments += ["--warmup", f"{plan.warmup:g}", "--seconds", f"{window:g}"]
+        if scenario.has_words:
+            arguments += ["--words", str(self.stage.words)]
+        if server.database:
+            arguments += ["--database", str(server.database)]
         if scenario.kind == "crossings":
             arguments += ["--metrics", server.administration]
         return arguments

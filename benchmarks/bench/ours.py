@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
 
 from bench.accounts import DOMAIN, ITERATIONS, PASSWORD, Accounts
-from bench.server import Server, ServerError, output_of
+from bench.server import Server, ServerError, output_of, run_once
 
 
 class Antiphon(Server):
@@ -21,6 +20,8 @@ class Antiphon(Server):
     tuning = "worker_threads = 1"
     is_rival = False
     workers: ClassVar[int] = 1
+    archive: ClassVar[str] = "enabled = false"
+    """The table of the configuration."""
 
     @classmethod
     def version(cls) -> str:
@@ -61,20 +62,23 @@ auth_failures_per_minute = 0
 sessions_per_user = 0
 stanzas_per_second = 0
 bytes_per_second = 0
-"""
+[archive]
+{self.archive}
+{self.storage()}"""
         )
-        done = subprocess.run(
-            [sys.executable, "-m", "antiphon", "account", "import", "-"],
-            cwd=place.folder,
-            input=f"{accounts.names[0]}@{DOMAIN},{PASSWORD}\n",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise ServerError(done.stderr.strip() or "accounts are not imported")
+        self.populate_store(accounts)
+
+    def storage(self) -> str:
+        """Tables of the configuration that say where everything is kept; none: SQLite."""
+        return ""
+
+    def populate_store(self, accounts: Accounts) -> None:
+        """Accounts and rosters, before the node starts. Raises ServerError."""
+        folder = self.place.folder
+        command = [sys.executable, "-m", "antiphon", "account", "import", "-"]
+        run_once(command, folder, f"{accounts.names[0]}@{DOMAIN},{PASSWORD}\n")
         try:
-            _fill(place.folder / "data" / "antiphon.db", accounts)
+            _fill(folder / "data" / "antiphon.db", accounts)
         except sqlite3.Error as err:
             raise ServerError(f"accounts are not written: {err}") from err
 

@@ -51,7 +51,8 @@ def plot(runs: Sequence[Run], scenario: Scenario, labels: Mapping[str, str], pat
     )
     for axis, row in zip(axes[0], rows, strict=True):
         _panel(axis, row, runs, shown)
-    figure.suptitle(f"{scenario.title}: less is better", fontsize=11)
+    is_mixed = any(row.target.is_more_better for row in rows)
+    figure.suptitle(scenario.title + ("" if is_mixed else ": less is better"), fontsize=11)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

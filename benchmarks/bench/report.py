@@ -60,7 +60,8 @@ def judged(runs: Sequence[Run], row: Row, kinds: Kinds) -> Judged | None:
     if not found:
         return None
     tuned = [kind.name for kind in kinds if kind.is_rival and not kind.is_default]
-    rival = min((found[name].middle for name in tuned if name in found), default=None)
+    better = max if row.target.is_more_better else min
+    rival = better((found[name].middle for name in tuned if name in found), default=None)
     figure = row.ours(found)
     ratio = row.target.ratio(figure, rival)
     must, aim = row.target.words()
@@ -123,7 +124,7 @@ def asides(runs: Sequence[Run], scenarios: Sequence[Scenario], labels: Mapping[s
     head = ["scenario", "server", *ASIDES, "lost"]
     lines = [_line(head), _line(["---"] * len(head))]
     for scenario in scenarios:
-        if scenario.kind == "memory":
+        if scenario.kind in ("memory", "disk"):
             continue
         for name, label in labels.items():
             found = results(runs, scenario, name)

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import ClassVar
 
 from bench.accounts import DOMAIN, ITERATIONS, Accounts, keys
 from bench.server import Server, ServerError, as_user, output_of
@@ -28,6 +29,8 @@ class Prosody(Server):
         "roster saslauth tls disco carbons pep private blocklist vcard4 vcard_legacy version "
         "uptime time ping register smacks csi_simple"
     )
+    extra: ClassVar[str] = ""
+    """Further lines of the configuration."""
 
     @classmethod
     def version(cls) -> str:
@@ -59,6 +62,7 @@ default_iteration_count = {ITERATIONS}
 storage = "internal"
 limits = {{}}
 {self.tuning}
+{self.extra}
 ssl = {{ certificate = "{place.certificate}"; key = "{place.key}" }}
 modules_enabled = {{ {modules} }}
 modules_disabled = {{ "s2s"; "posix" }}
@@ -117,6 +121,8 @@ class Ejabberd(Server):
         "mod_configure mod_disco mod_last mod_offline mod_ping mod_privacy mod_private "
         "mod_stream_mgmt mod_time mod_vcard mod_version"
     )
+    extra: ClassVar[str] = ""
+    """Further modules with their options."""
 
     @classmethod
     def version(cls) -> str:
@@ -150,6 +156,7 @@ modules:
 {modules}
   mod_pubsub: {{plugins: [flat, pep]}}
   mod_roster: {{versioning: true}}
+{self.extra}
 """
         )
         (place.folder / "ejabberdctl.cfg").write_text(

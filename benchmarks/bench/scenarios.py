@@ -11,11 +11,15 @@ from bench.accounts import Accounts
 LONELY = 200
 BEFRIENDED = 100
 
-Unit = Literal["message", "login", "resumption", "delivery", "connection"]
-Kind = Literal["cpu", "memory", "workers", "crossings"]
+Unit = Literal[
+    "message", "login", "resumption", "delivery", "connection", "page", "search", "inbox"
+]
+Kind = Literal["cpu", "memory", "workers", "crossings", "archive", "filled", "disk"]
+Backend = Literal["none", "sqlite", "cassandra"]
 """cpu: all servers in turn, each for itself on one processor. memory: a new process for each
 repetition. workers: our own node with one and with two threads, everybody on both processors.
-crossings: our own node's counter."""
+crossings: our own node's counter. archive: a new server for each repetition. filled: our own node
+with a store that was filled before; disk: what that takes."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,12 @@ class Scenario:
     """The measured window, in those of the run: rare things need longer ones."""
     is_befriended: bool = False
     """Memory only: every account has a roster."""
+    backend: Backend = "none"
+    """Where our own node keeps archives; none: no archive."""
+    with_rivals: bool = True
+    """archive only."""
+    has_words: bool = False
+    """Messages of words instead of one letter, or questions for words."""
 
     def accounts(self, connections: int) -> Accounts:
         """What its own server gets, one for each connection (memory).
@@ -51,6 +61,34 @@ _MSG = Scenario("msg-plain", "1-1 messages, plain, saturated", ("msg",), with_de
 _LOGIN = Scenario("login-plain", "login SCRAM-SHA-256, plain", ("login", "--window", "64"), "login")
 _IDLE = Scenario("idle-plain", "idle, plain", ("idle",), "connection", "memory")
 _WORKERS = Scenario("workers-saturated", "two workers and one, saturated", ("msg",), kind="workers")
+
+_ARCHIVE = Scenario(
+    "msg-archive",
+    "1-1 messages, archives of both, inbox, full text, saturated",
+    ("msg",),
+    kind="archive",
+    backend="sqlite",
+    has_words=True,
+)
+_ACK = replace(
+    _ARCHIVE,
+    name="ack-plain",
+    title="acknowledgement without archive, 1,000/s offered",
+    arguments=("msg", "--rate", "1000", "--sm", "1"),
+    backend="none",
+    with_rivals=False,
+    stretch=2.0,
+)
+_SEARCH = Scenario(
+    "search",
+    "search in a tenth of 1 M messages",
+    ("search", "--users", "1", "--connections", "1"),
+    "search",
+    "filled",
+    backend="sqlite",
+    has_words=True,
+    stretch=2.0,
+)
 
 SCENARIOS = (
     _MSG,
@@ -116,5 +154,56 @@ SCENARIOS = (
         arguments=("msg", "--rate", "20000"),
     ),
     Scenario("crossings", "crossings into Python", ("msg",), kind="crossings"),
+    _ARCHIVE,
+    replace(
+        _ARCHIVE,
+        name="mam-page",
+        title="pages of 50 messages, 10 clients",
+        arguments=("mamq", "--users", "10", "--connections", "10", "--fill", "1000"),
+        unit="page",
+    ),
+    _ACK,
+    replace(
+        _ACK,
+        name="ack-archive",
+        title="acknowledgement with archives, 1,000/s offered",
+        backend="sqlite",
+    ),
+    _SEARCH,
+    replace(
+        _SEARCH,
+        name="inbox",
+        title="inbox of 500 conversations",
+        arguments=("inbox", "--users", "1", "--connections", "1"),
+        unit="inbox",
+    ),
+    replace(_SEARCH, name="disk", title="kept in two archives", kind="disk", unit="message"),
+    replace(
+        _ARCHIVE,
+        name="msg-archive-cassandra",
+        title="the same into Cassandra",
+        backend="cassandra",
+        with_rivals=False,
+    ),
+    replace(
+        _ACK,
+        name="ack-archive-cassandra",
+        title="acknowledgement with archives in Cassandra, 1,000/s offered",
+        backend="cassandra",
+    ),
+    replace(
+        _SEARCH,
+        name="search-cassandra",
+        title="search in a tenth of 1 M messages, Cassandra",
+        backend="cassandra",
+    ),
+    replace(
+        _SEARCH,
+        name="disk-cassandra",
+        title="kept in two archives, Cassandra",
+        kind="disk",
+        unit="message",
+        backend="cassandra",
+    ),
 )
 """In the order of the tables; the names are those of the files."""

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, ClassVar
@@ -79,6 +80,11 @@ class Server(ABC):
         return f"127.0.0.1:{self.place.port + 2}"
 
     @property
+    def database(self) -> int:
+        """The process of its database, if it has one apart; else 0."""
+        return 0
+
+    @property
     def pid(self) -> int:
         """The process whose family is measured. Raises ServerError before `start`."""
         if self._process is None:
@@ -104,8 +110,16 @@ class Server(ABC):
 
     def start(self, accounts: Accounts) -> None:
         """Prepares and starts it, and waits until it listens. Raises ServerError."""
+        self.prepare_folder(accounts)
+        self.launch()
+
+    def prepare_folder(self, accounts: Accounts) -> None:
+        """Makes the folder and what `prepare` writes. Raises ServerError."""
         self.place.folder.mkdir(mode=0o755, parents=True)
         self.prepare(accounts)
+
+    def launch(self) -> None:
+        """Starts it once it is prepared, and waits until it listens. Raises ServerError."""
         pinned = [] if self.place.cpu is None else ["taskset", "-c", str(self.place.cpu)]
         self._output = (self.place.folder / "output.txt").open("wb")
         self._process = subprocess.Popen(
@@ -174,6 +188,16 @@ def _is_gone(process: subprocess.Popen[bytes], patience_s: float) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def run_once(command: Sequence[str], folder: Path, text: str = "") -> None:
+    """A command that has to succeed, with `text` for its input. Raises ServerError."""
+    done = subprocess.run(
+        command, cwd=folder, input=text, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        said = done.stderr.strip() or f"{command[-1]} ended with {done.returncode}"
+        raise ServerError(said)
 
 
 def output_of(*command: str) -> str:

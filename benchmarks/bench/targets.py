@@ -44,13 +44,17 @@ class Result(TypedDict, total=False):
     crossings: int
     contacts: int
     latency_ms: Latency
+    ack_ms: Latency
+    database_ms_per_1000: float | None
+    p99_ms_by_kind: dict[str, float]
+    bytes_each: float
     memory_kib: Memory
 
 
 Verdict = Literal["aim", "must", "missed", "-"]
-Sort = Literal["times cheaper", "at most", "no worse"]
-"""times cheaper: than the best tuned rival. at most: the figure itself. no worse: than the best
-tuned rival for must, the figure itself for aim."""
+Sort = Literal["times cheaper", "at most", "at least", "no worse"]
+"""times cheaper: than the best tuned rival. at most, at least: the figure itself. no worse:
+than the best tuned rival for must, the figure itself for aim."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,15 @@ class Target:
     aim: float | None
 
     def ratio(self, ours: float | None, rival: float | None) -> float | None:
-        """How often our figure goes into the rival's."""
-        del self
-        return rival / ours if ours and rival is not None else None
+        """How often our figure goes into the rival's, or theirs into ours where more is better."""
+        if not ours or not rival:
+            return None
+        return ours / rival if self.is_more_better else rival / ours
+
+    @property
+    def is_more_better(self) -> bool:
+        """For rates."""
+        return self.sort == "at least"
 
     def verdict(self, ours: float | None, rival: float | None) -> Verdict:
         """Of medians; `-` where a figure or every bound is missing."""
@@ -81,6 +91,8 @@ class Target:
         """None if that cannot be said."""
         if bound is None or ours is None:
             return None
+        if self.sort == "at least":
+            return ours >= bound
         if self.sort != "times cheaper":
             return ours <= bound
         ratio = self.ratio(ours, rival)
@@ -88,7 +100,8 @@ class Target:
 
     def words(self) -> tuple[str, str]:
         """Must and aim, for the table."""
-        sign, unit = ("", "x") if self.sort == "times cheaper" else ("≤ ", "")
+        unit = "x" if self.sort == "times cheaper" else ""
+        sign = {"times cheaper": "", "at least": "≥ "}.get(self.sort, "≤ ")
         must = "-" if self.must is None else f"{sign}{self.must:g}{unit}"
         aim = "-" if self.aim is None else f"{sign}{self.aim:g}{unit}"
         return ("the rival's" if self.sort == "no worse" else must), aim
@@ -148,13 +161,40 @@ def p99(result: Result) -> float | None:
     return latency["p99"] if latency else None
 
 
+def rate(result: Result) -> float | None:
+    """Each second of the wall clock."""
+    return result.get("rate_per_s")
+
+
+def cpu_each(result: Result) -> float | None:
+    """CPU ms of the server for one."""
+    found = result.get("server_ms_per_1000")
+    return None if found is None else found / 1000
+
+
+def database(result: Result) -> float | None:
+    """CPU ms of the database for 1,000."""
+    return result.get("database_ms_per_1000")
+
+
+def ack_p99(result: Result) -> float | None:
+    """Milliseconds from the intended time of sending to the acknowledgement."""
+    acks = result.get("ack_ms")
+    return acks["p99"] if acks else None
+
+
+def disk(result: Result) -> float | None:
+    """Bytes for each message."""
+    return result.get("bytes_each")
+
+
 def crossings(result: Result) -> float | None:
     """In the whole window."""
     return result.get("crossings")
 
 
 def _plural(word: str) -> str:
-    return "deliveries" if word == "delivery" else f"{word}s"
+    return {"delivery": "deliveries", "search": "searches"}.get(word, f"{word}s")
 
 
 def _cheaper(name: str, must: float, aim: float) -> Row:
@@ -181,7 +221,19 @@ def _workers(name: str) -> Row:
     return Row(scenario, scenario.title, "CPU ms per 1,000 messages", cpu, target, pair)
 
 
+def _bounded(
+    name: str,
+    title: str,
+    look: tuple[str, Callable[[Result], float | None]],
+    bounds: tuple[float | None, float | None],
+) -> Row:
+    """A figure that is judged by itself; `look`: its unit and where it stands."""
+    unit, value = look
+    return Row(_BY_NAME[name], title, unit, value, Target("at most", *bounds))
+
+
 _BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+_EACH_1000 = "CPU ms per 1,000 messages"
 
 ROWS = (
     _cheaper("msg-plain", 4, 9),
@@ -210,5 +262,19 @@ ROWS = (
         crossings,
         Target("at most", 0, 0),
     ),
+    _cheaper("msg-archive", 3, 6),
+    Row(_BY_NAME["msg-archive"], "… rate", "messages/s", rate, Target("at least", 8000, 12000)),
+    _bounded("mam-page", "a page of 50 messages", ("CPU ms", cpu_each), (1.5, 0.5)),
+    _bounded("mam-page", "… p99, 10 clients", ("ms", p99), (20, 8)),
+    _bounded("search", "search among 1 M messages, p99", ("ms", p99), (50, 10)),
+    _bounded("inbox", "inbox of 500 conversations, p99", ("ms", p99), (50, 15)),
+    _bounded("disk", "on disk, a message in two archives", ("bytes", disk), (600, 350)),
+    _bounded("ack-plain", "acknowledgement p99, no archive", ("ms", ack_p99), (None, None)),
+    _bounded("ack-archive", "acknowledgement p99, archives", ("ms", ack_p99), (15, 7)),
+    _bounded("msg-archive-cassandra", "archives in Cassandra", (_EACH_1000, cpu), (100, 45)),
+    _bounded("msg-archive-cassandra", "… Cassandra's own", (_EACH_1000, database), (500, 200)),
+    _bounded("search-cassandra", "search in Cassandra, p99", ("ms", p99), (250, 80)),
+    _bounded("disk-cassandra", "on Cassandra's disk", ("bytes", disk), (600, 360)),
+    _bounded("ack-archive-cassandra", "acknowledgement p99, Cassandra", ("ms", ack_p99), (30, 15)),
 )
 """In the order of the table. The bounds are the project's own."""

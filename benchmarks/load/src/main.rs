@@ -13,6 +13,7 @@ mod proc;
 mod scenario;
 mod scram;
 mod session;
+mod words;
 
 use options::{HELP, Kind, Options};
 use std::io::Write;
@@ -53,6 +54,7 @@ fn run(arguments: &[String]) -> Result<String, Failure> {
         Kind::Idle => scenario::idle::run(&options),
         Kind::Resume => scenario::resume::run(&options),
         Kind::Soak => scenario::soak::run(&options),
+        Kind::Mamq | Kind::Search | Kind::Inbox => scenario::query::run(&options),
     }?;
     Ok(report.to_string())
 }

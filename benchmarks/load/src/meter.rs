@@ -9,7 +9,9 @@ use std::time::Instant;
 /// A window that has begun.
 pub struct Meter {
     pids: Vec<u32>,
+    databases: Vec<u32>,
     server: Cpu,
+    database: Cpu,
     generator: Cpu,
     at: Instant,
 }
@@ -19,18 +21,22 @@ pub struct Meter {
 pub struct Window {
     pub seconds: f64,
     pub server: Spent,
+    /// Of its own database, if it has one apart.
+    pub database: Option<Spent>,
     pub generator: Spent,
 }
 
 impl Meter {
     /// Begins now.
     pub fn start(options: &Options) -> Self {
-        let pids = family(&options.pids);
+        let (pids, databases) = (family(&options.pids), family(&options.database));
         Self {
             server: Cpu::of(&pids),
+            database: Cpu::of(&databases),
             generator: Cpu::of(&[std::process::id()]),
             at: Instant::now(),
             pids,
+            databases,
         }
     }
 
@@ -40,6 +46,8 @@ impl Meter {
         Window {
             seconds,
             server: Cpu::of(&self.pids).since(&self.server),
+            database: (!self.databases.is_empty())
+                .then(|| Cpu::of(&self.databases).since(&self.database)),
             generator: Cpu::of(&[std::process::id()]).since(&self.generator),
         }
     }
@@ -88,7 +96,8 @@ impl Report {
                 json!(round(seconds * unit / count as f64))
             }
         };
-        let others = window.server.total_s + window.generator.total_s;
+        let database_s = window.database.map_or(0.0, |spent| spent.total_s);
+        let others = window.server.total_s + window.generator.total_s + database_s;
         self.set("count", json!(count));
         self.set("seconds", json!(round(window.seconds)));
         self.set(
@@ -99,6 +108,9 @@ impl Report {
         self.set("server_cpu_coarse_s", json!(round(window.server.coarse_s)));
         self.set("server_user_share", json!(round(window.server.user_share)));
         self.set("server_ms_per_1000", per(window.server.total_s, 1e6));
+        if window.database.is_some() {
+            self.set("database_ms_per_1000", per(database_s, 1e6));
+        }
         self.set("generator_cpu_s", json!(round(window.generator.total_s)));
         self.set("generator_us_each", per(window.generator.total_s, 1e6));
         self.set(
@@ -116,11 +128,16 @@ impl Report {
 
     /// Adds latencies, if there are some.
     pub fn latency(&mut self, histogram: &Histogram) {
+        self.times("latency_ms", histogram);
+    }
+
+    /// Adds other times than latencies, if there are some.
+    pub fn times(&mut self, name: &str, histogram: &Histogram) {
         if histogram.count() == 0 {
             return;
         }
         self.set(
-            "latency_ms",
+            name,
             json!({
                 "count": histogram.count(),
                 "p50": round(histogram.quantile_ms(0.5)),

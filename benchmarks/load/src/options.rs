@@ -17,6 +17,10 @@ scenarios
   presence  broadcasts to --contacts contacts (the subscriptions are made first)
   idle      holds connections; memory of the server per connection
   resume    cuts connections and resumes their sessions (XEP-0198)
+  mamq      pages of --page messages of every client's archive, backwards (XEP-0313), each client
+            one at a time; first they exchange messages until each keeps --fill
+  search    full-text searches, six kinds in turn (XEP-0431)
+  inbox     whole inboxes (erlang-solutions.com:xmpp:inbox:0)
   soak      --busy sessions exchange --rate messages a second, the others are idle; a line of memory
             and latencies each five seconds; at the end the server is to be sent SIGTERM
 
@@ -34,7 +38,12 @@ options, with their defaults
   --seconds 5                measured window, at most 7200; fractions are allowed
   --warmup 2                 seconds before it
   --body 100                 bytes of a message's body
-  --sm 0                     stream management, an ack request each N stanzas; 0: off
+  --sm 0                     stream management, an ack request each N stanzas; 0: off; 1: the
+                             acknowledgements are timed (msg)
+  --words none               a file of words, the commonest first: bodies are made of them (msg,
+                             mamq) and looked for (search)
+  --fill 0                   messages in the archive of each client before the first question (mamq)
+  --page 50                  messages of a page (mamq)
   --carbons 0                1: every user has a second resource with carbons on
   --contacts 50              of a user, in a ring: the half before and the half after (presence)
   --gate 0                   1: reads a line before the logins and writes `ready` to standard
@@ -44,6 +53,7 @@ options, with their defaults
   --settle 25                seconds between the last login and the reading of memory (idle)
   --logins 32                logins under way at once before the scenario begins
   --pid 0                    process of the server, its children included; several: 12,34
+  --database 0               process of its database, its children included; told apart
   --metrics none             IP:PORT of an HTTP listener; counters of the node go into the result
                              (msg): how much antiphon_crossings_total grew in the window
 
@@ -56,6 +66,11 @@ result (absent where it makes no sense)
   other_cpu_s                CPU of everybody else on the machine in the window
   latency_ms                 p50, p99, p99_9, max: from the intended time of sending to arrival, or
                              from connecting to the end of the login
+  database_ms_per_1000       CPU of the database
+  ack_ms                     p50, p99, p99_9, max: from the intended time of sending to the
+                             acknowledgement that covers it (--sm 1)
+  results, results_each      messages in the answers (mamq, search, inbox)
+  p99_ms_by_kind             of searches
   lost, errors               what never arrived, what came back
   memory_kib                 rss_each, pss_each, private_each: growth for each connection;
                              rss_before: the whole process after twenty throw-away logins
@@ -76,6 +91,12 @@ pub enum Kind {
     Resume,
     /// Idle and busy, for long.
     Soak,
+    /// Pages of archives.
+    Mamq,
+    /// Searches in archives.
+    Search,
+    /// Inboxes.
+    Inbox,
 }
 
 /// How the connection is protected.
@@ -137,6 +158,10 @@ pub struct Options {
     pub settle: Duration,
     pub logins: usize,
     pub pids: Vec<u32>,
+    pub database: Vec<u32>,
+    pub words: Option<String>,
+    pub fill: usize,
+    pub page: usize,
     pub metrics: Option<SocketAddr>,
 }
 
@@ -161,6 +186,9 @@ impl Options {
             "idle" => Kind::Idle,
             "resume" => Kind::Resume,
             "soak" => Kind::Soak,
+            "mamq" => Kind::Mamq,
+            "search" => Kind::Search,
+            "inbox" => Kind::Inbox,
             other => return Err(usage(&format!("no scenario {other:?}"))),
         });
         for pair in rest.chunks(2) {
@@ -198,6 +226,10 @@ impl Options {
             settle: Duration::from_secs(25),
             logins: 32,
             pids: Vec::new(),
+            database: Vec::new(),
+            words: None,
+            fill: 0,
+            page: 50,
             metrics: None,
         }
     }
@@ -244,13 +276,11 @@ impl Options {
             "--busy" => self.busy = size(name, value, 2, MAX_CONNECTIONS)?,
             "--contacts" => self.contacts = size(name, value, 2, 1000)?,
             "--logins" => self.logins = size(name, value, 1, 1000)?,
-            "--pid" => {
-                for pid in value.split(',') {
-                    let pid = number(name, pid, 0, 4_194_304)?;
-                    self.pids
-                        .extend(u32::try_from(pid).ok().filter(|&pid| pid > 0));
-                }
-            }
+            "--words" => self.words = (value != "none").then(|| value.to_owned()),
+            "--fill" => self.fill = size(name, value, 0, 1_000_000)?,
+            "--page" => self.page = size(name, value, 1, 1000)?,
+            "--pid" => self.pids.append(&mut processes(name, value)?),
+            "--database" => self.database.append(&mut processes(name, value)?),
             other => return Err(usage(&format!("no option {other}"))),
         }
         Ok(())
@@ -273,8 +303,8 @@ impl Options {
                 "--domain and --password: letters, digits, - . _ only",
             ));
         }
-        if self.kind == Kind::Msg && !self.connections.is_multiple_of(2) {
-            return Err(usage("--connections: msg needs pairs"));
+        if (self.kind == Kind::Msg || self.fill > 0) && !self.connections.is_multiple_of(2) {
+            return Err(usage("--connections: messages need pairs"));
         }
         if self.carbons && (self.connections > self.users || self.connections * 2 > 19_000) {
             return Err(usage(
@@ -319,6 +349,16 @@ fn number(name: &str, value: &str, least: u64, most: u64) -> Result<u64, Failure
 
 fn size(name: &str, value: &str, least: u64, most: u64) -> Result<usize, Failure> {
     number(name, value, least, most).map(|n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
+/// Numbers of processes with commas between them; 0 is none.
+fn processes(name: &str, value: &str) -> Result<Vec<u32>, Failure> {
+    let mut pids = Vec::new();
+    for pid in value.split(',') {
+        let pid = number(name, pid, 0, 4_194_304)?;
+        pids.extend(u32::try_from(pid).ok().filter(|&pid| pid > 0));
+    }
+    Ok(pids)
 }
 
 fn seconds(name: &str, value: &str) -> Result<Duration, Failure> {

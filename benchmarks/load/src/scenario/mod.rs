@@ -4,6 +4,7 @@ pub mod idle;
 pub mod login;
 pub mod msg;
 pub mod presence;
+pub mod query;
 pub mod resume;
 pub mod soak;
 pub mod stamp;

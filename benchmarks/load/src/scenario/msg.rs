@@ -14,13 +14,24 @@ use crate::meter::{Meter, Report};
 use crate::options::Options;
 use crate::pool::{Event, Handler, Pool};
 use crate::session::{Session, Setup};
+use crate::words::Words;
 use memchr::memmem;
 use mio::Events;
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Longest wait for messages that are still on the way when the window ends.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Messages of a client that the server has not acknowledged (XEP-0198 #acking).
+#[derive(Default, Clone)]
+struct Unacked {
+    /// Stanzas sent since stream management was enabled.
+    count: u32,
+    /// The count with each, and when it was meant to be sent.
+    times: VecDeque<(u32, u64)>,
+}
 
 struct Msg {
     crew: Crew,
@@ -28,6 +39,10 @@ struct Msg {
     /// What a message of each connection begins with: addressed to its partner.
     openings: Vec<Vec<u8>>,
     padding: Vec<u8>,
+    words: Option<Words>,
+    /// With an ack request after each.
+    unacked: Vec<Unacked>,
+    acked: Histogram,
     /// Messages of each connection since its last ack request.
     unasked: Vec<u32>,
     is_running: bool,
@@ -55,7 +70,8 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     crew.bring_up(&mut pool, &mut events)?;
     // Presence of everybody is through before the first message.
     crew.rest(&mut pool, &mut events, Duration::from_millis(300))?;
-    let mut msg = Msg::new(crew);
+    let words = options.words.as_deref().map(Words::read).transpose()?;
+    let mut msg = Msg::new(crew, words);
     msg.begin(&mut pool)?;
     msg.run_for(&mut pool, &mut events, options.warmup)?;
 
@@ -84,6 +100,7 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     );
     report.counters(grown);
     report.latency(&msg.latency);
+    report.times("ack_ms", &msg.acked);
     msg.crew.leave(&mut pool, &mut events);
     Ok(report.finish())
 }
@@ -106,7 +123,7 @@ fn sessions(options: &Options) -> Vec<Session> {
 }
 
 impl Msg {
-    fn new(crew: Crew) -> Self {
+    fn new(crew: Crew, words: Option<Words>) -> Self {
         let connections = crew.options.connections;
         let openings = (0..connections)
             .map(|id| {
@@ -118,6 +135,16 @@ impl Msg {
             stamps: Stamps::new(),
             openings,
             padding: vec![b'x'; crew.options.body.saturating_sub(stamp::SIZE)],
+            words,
+            // Presence is the first stanza of each.
+            unacked: vec![
+                Unacked {
+                    count: 1,
+                    times: VecDeque::new(),
+                };
+                connections
+            ],
+            acked: Histogram::default(),
             unasked: vec![0; connections],
             is_running: true,
             interval_ns: 0.0,
@@ -176,17 +203,46 @@ impl Msg {
             return;
         };
         out.extend_from_slice(&self.openings[id]);
-        push_hex(self.sent, out);
-        out.extend_from_slice(b"'><body>");
-        self.stamps.write(stamp_ns, out);
-        out.extend_from_slice(&self.padding);
+        if let Some(words) = &mut self.words {
+            // A mark between words would be a word of its own, in no other message.
+            self.stamps.write(stamp_ns, out);
+            out.extend_from_slice(b"'><body>");
+            words.text(self.crew.options.body, out);
+        } else {
+            push_hex(self.sent, out);
+            out.extend_from_slice(b"'><body>");
+            self.stamps.write(stamp_ns, out);
+            out.extend_from_slice(&self.padding);
+        }
         out.extend_from_slice(b"</body></message>");
         self.sent += 1;
+        if self.crew.options.sm == 1 {
+            let unacked = &mut self.unacked[id];
+            unacked.count += 1;
+            unacked.times.push_back((unacked.count, stamp_ns));
+        }
         if self.crew.options.sm > 0 {
             self.unasked[id] += 1;
             if self.unasked[id] >= self.crew.options.sm {
                 self.unasked[id] = 0;
                 out.extend_from_slice(b"<r xmlns='urn:xmpp:sm:3'/>");
+            }
+        }
+    }
+
+    fn on_ack(&mut self, id: usize, stanza: &[u8]) {
+        let h =
+            frame::attribute(stanza, "h").and_then(|h| std::str::from_utf8(h).ok()?.parse().ok());
+        let (Some(h), Some(unacked)) = (h, self.unacked.get_mut(id)) else {
+            return;
+        };
+        let now = self.stamps.now();
+        while let Some(&(count, stamp_ns)) = unacked.times.front()
+            && count <= h
+        {
+            unacked.times.pop_front();
+            if self.window_ns.contains(&stamp_ns) {
+                self.acked.record(now.saturating_sub(stamp_ns));
             }
         }
     }
@@ -228,7 +284,10 @@ impl Handler for Msg {
     fn on(&mut self, pool: &mut Pool, id: usize, event: Event<'_>) -> Result<(), Failure> {
         match event {
             Event::Stanza(stanza) => {
-                if self.crew.courtesy(pool, id, stanza)? && frame::name(stanza) == b"message" {
+                let name = frame::name(stanza);
+                if name == b"a" {
+                    self.on_ack(id, stanza);
+                } else if self.crew.courtesy(pool, id, stanza)? && name == b"message" {
                     self.on_message(pool, id, stanza);
                 }
                 Ok(())
