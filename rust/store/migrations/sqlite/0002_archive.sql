@@ -66,9 +66,10 @@ CREATE TABLE purge (
     PRIMARY KEY (owner, conversation)
 ) STRICT, WITHOUT ROWID;
 
--- Changes for the search index, one row a commit, until it has them on its own disk.
+-- Changes for the search index, one row a commit, until it has them on its own disk. The last row
+-- stays, so that no number comes again (AUTOINCREMENT would write one more page a commit).
 CREATE TABLE search_log (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq INTEGER PRIMARY KEY,
     entries BLOB NOT NULL
 ) STRICT;
 

@@ -470,14 +470,10 @@ fn restore(
         )
         .optional()?
         .unwrap_or(0);
-    let written: i64 = main
-        .query_row(
-            "SELECT seq FROM sqlite_sequence WHERE name = 'search_log'",
-            [],
-            |row| row.get(0),
-        )
-        .optional()?
-        .unwrap_or(0);
+    let written: i64 =
+        main.query_row("SELECT COALESCE(MAX(seq), 0) FROM search_log", [], |row| {
+            row.get(0)
+        })?;
     let version = i64::from(TOKENIZER_VERSION);
     let indexed = value("indexed")?.unwrap_or(0);
     let is_ours = value("archive")? == Some(archive)

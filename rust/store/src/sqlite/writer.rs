@@ -256,7 +256,7 @@ impl Writer {
     fn log_changes(&self, indexed: i64) -> Result<Option<i64>, Failure> {
         if indexed > self.trimmed {
             self.db
-                .prepare_cached("DELETE FROM search_log WHERE seq <= ?1")?
+                .prepare_cached("DELETE FROM search_log WHERE seq < ?1")?
                 .execute([indexed])?;
         }
         let changes = &self.state.archive.changes;
