@@ -111,10 +111,10 @@ def asked_by_children(payload: Element, *, page_max: int, has_search: bool) -> A
         if child.ns != ns.MAM_TMP:
             continue
         if child.name in seen:
-            raise StanzaError("bad-request", f"{child.name} stands there twice")
+            raise StanzaError("bad-request", f"{child.name[:64]} stands there twice")
         seen.add(child.name)
         if child.name not in ("with", "start", "end", "withtext"):
-            raise StanzaError("feature-not-implemented", f"{child.name} is not known")
+            raise StanzaError("feature-not-implemented", f"{child.name[:64]} is not known")
         _read(found, child.name, (child.text,), has_search=has_search)
     return _asked(payload, found, page_max)
 
@@ -186,7 +186,7 @@ def _read(found: _Filter, var: str, values: tuple[str, ...], *, has_search: bool
     """Takes one field into the filter; one without a value says nothing (XEP-0004 §3.2)."""
     is_search = var in SEARCH_FIELDS
     if not (var in _FIELDS or var in _EXTRA or (is_search and has_search)):
-        raise StanzaError("feature-not-implemented", f"the field {var} is not known")
+        raise StanzaError("feature-not-implemented", f"the field {var[:64]} is not known")
     values = tuple(value for value in values if value)
     if not values:
         return
