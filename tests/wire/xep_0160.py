@@ -8,6 +8,7 @@ import datetime
 import pytest
 
 from support import ns
+from support.archive import archive
 from support.client import Client
 from support.endpoint import Account
 from support.play import Clients
@@ -186,3 +187,17 @@ async def test_messages_above_the_limit_are_refused(
         assert (got.type, got.condition) == ("error", "service-unavailable")
     late = await clients.online(absent)
     assert [m.body for m in await received(late)] == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.ours("with an archive")
+@pytest.mark.settings(limits={"offline_messages": 5})
+async def test_messages_above_the_limit_are_still_in_the_archive(
+    clients: Clients, romeo: Client, absent: Account
+) -> None:
+    for i in range(7):
+        romeo.send(message(absent.jid, str(i), type="chat", id=f"m{i}"))
+    await romeo.sync()
+    assert [e for e in romeo.drain() if e.type == "error"] == []
+    late = await clients.online(absent)
+    assert [m.body for m in await received(late)] == ["0", "1", "2", "3", "4"]
+    assert (await archive(late)).bodies == [str(i) for i in range(7)]
