@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import deque
 from dataclasses import dataclass, field
+from math import inf
 
 from support import ns
 from support.client import LIVE, Client, StreamClosed
@@ -41,7 +43,7 @@ class Talker(Client):
         self.in_flight: deque[Mark | None] = deque()
         self.received = 0
         self._ledger = ledger
-        self._covered = 0
+        self.covered = 0
 
     def _note(self, way: str, text: str) -> None:
         """Nothing is logged: there is too much of it."""
@@ -66,11 +68,11 @@ class Talker(Client):
             self.received += 1
 
     def _cover(self, h: int) -> None:
-        for _ in range(h - self._covered):
+        for _ in range(h - self.covered):
             mark = self.in_flight.popleft()
             if mark is not None:
                 self._ledger.acknowledge(mark)
-        self._covered = h
+        self.covered = h
         self.moved.set()
 
     def lost(self, reason: str) -> None:
@@ -126,38 +128,71 @@ class Member:
     waiting: deque[Mark] = field(default_factory=deque)
     """Sent on a session that is gone, and not acknowledged there."""
     talker: Talker | None = None
+    old: Talker | None = None
+    """The last session, if it might be resumed."""
     received: int = 0
+    resumed: int = 0
 
     @property
     def with_origin(self) -> bool:
         """Every other user marks messages with an origin-id (XEP-0359)."""
         return self.number % 2 == 0
 
+    @property
+    def resumes(self) -> bool:
+        """Every third user tries to resume his session."""
+        return self.number % 3 == 0
+
     async def login(self, endpoint: Endpoint) -> None:
-        """A new session, that sends first what the last one left open."""
+        """A new session or (XEP-0198 #resumption) the last one; first it sends what was left open."""
         talker = Talker(endpoint, self.account, self.ledger)
         self.talker = talker
-        await talker.login(RESOURCE)
+        await talker.negotiate()
+        await talker.authenticate()
+        if self.resumes and self.old is not None and await self._resume(talker, self.old):
+            return
+        await talker.bind(RESOURCE)
         await talker.sm_enable(resume=True)
         talker.send(Element("presence", ns.CLIENT, {}))
+
+    async def _resume(self, talker: Talker, old: Talker) -> bool:
+        """Whether the old session goes on; then what its `h` covers is not sent again."""
+        self.old = None
+        answer = await talker.sm_resume(old)
+        if answer.name != "resumed":
+            return False
+        h = int(answer.get("h") or 0)
+        for _ in range(h - old.covered):
+            mark = old.in_flight.popleft()
+            if mark is not None:
+                assert self.waiting.popleft() == mark
+                self.ledger.acknowledge(mark)
+        talker.covered = h
+        self.resumed += 1
+        return True
 
     def leave(self) -> None:
         """Takes note of what the session leaves open; the connection is gone or is cut."""
         if self.talker is not None:
+            if self.talker.sm is not None and self.talker.sm.id is not None:
+                self.old = self.talker
             self.received += self.talker.received
             open_ = [m for m in self.talker.in_flight if m is not None]
             self.waiting.extendleft(reversed(open_))
             self.talker.abort()
             self.talker = None
 
-    async def talk(self, host: str, quiet: asyncio.Event) -> None:
-        """Keeps the window full until `quiet`, then until all is acknowledged.
+    async def talk(self, host: str, quiet: asyncio.Event, patience_s: float) -> bool:
+        """Keeps the window full until `quiet`, then until all is acknowledged; false: no patience.
 
         Raises `StreamClosed` when the connection ends.
         """
         talker = self.talker
         assert talker is not None
+        end = time.monotonic() + patience_s
         while not quiet.is_set() or self.waiting or any(talker.in_flight):
+            if time.monotonic() > end:
+                return False
             marks = self._next(self.window - len(talker.in_flight), quiet.is_set())
             talker.moved.clear()
             if marks:
@@ -168,6 +203,7 @@ class Member:
                 talker.nudge()
             if talker.eof or talker.closed_stream:
                 raise StreamClosed(f"{self.account.user}: the connection ended")
+        return True
 
     def _next(self, room: int, is_quiet: bool) -> list[Mark]:
         if room < min(BATCH, self.window):
@@ -221,14 +257,11 @@ class Crowd:
             async with doors:
                 await member.login(endpoint)
             is_cut = self._cut_s is not None and not self._quiet.is_set()
-            patience_s = random.expovariate(1 / self._cut_s) if self._cut_s and is_cut else None
-            try:
-                async with asyncio.timeout(patience_s):
-                    await member.talk(endpoint.domain, self._quiet)
+            patience_s = random.expovariate(1 / self._cut_s) if self._cut_s and is_cut else inf
+            if await member.talk(endpoint.domain, self._quiet, patience_s):
                 return
-            except TimeoutError:
-                self.drops += 1
-                member.leave()
+            self.drops += 1
+            member.leave()
 
     async def crash(self) -> None:
         """Waits until every session has ended, once the server has been killed."""
@@ -268,6 +301,11 @@ class Crowd:
             if member.talker is not None:
                 await member.talker.close()
             member.leave()
+
+    @property
+    def resumed(self) -> int:
+        """Sessions that went on over another connection."""
+        return sum(member.resumed for member in self.members)
 
     @property
     def received(self) -> int:

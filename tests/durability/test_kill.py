@@ -31,4 +31,5 @@ async def test_what_is_sent_again_after_lost_connections_is_kept_once(mortal: Mo
     print(figures)
     assert not figures.findings, str(figures.findings)
     assert figures.drops > 20
+    assert figures.resumed > 0
     assert figures.repeated > 0, "nobody had to send anything again"

@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.client import Client
 from support.endpoint import Account
 from support.xml import Element
 
@@ -31,6 +30,8 @@ class Figures:
     kills: int = 0
     drops: int = 0
     """Connections cut by their clients."""
+    resumed: int = 0
+    """Sessions that went on after that."""
     cuts: int = 0
     torn: int = 0
     """Unsynced writes of which a cut kept any part, or none."""
@@ -53,11 +54,11 @@ class Figures:
         ledger = crowd.ledger
         self.sent, self.acknowledged = len(ledger.sent), len(ledger.acknowledged)
         self.repeated, self.received = ledger.repeated, crowd.received
-        self.drops = crowd.drops
+        self.drops, self.resumed = crowd.drops, crowd.resumed
 
     def __str__(self) -> str:
         return (
-            f"{self.kills} kills, {self.drops} lost connections, {self.cuts} power cuts ({self.torn} unsynced writes), "
+            f"{self.kills} kills, {self.drops} lost connections ({self.resumed} resumed), {self.cuts} power cuts ({self.torn} unsynced writes), "
             f"{self.sent} messages sent, {self.acknowledged} acknowledged "
             f"({self.rate:.0f}/s), {self.repeated} sent again, {self.received} delivered, "
             f"{self.rows} archived: "
@@ -289,7 +290,7 @@ class _Reader:
 
     async def visit(self) -> None:
         """Comes, asks for a page or two of any size, and cuts the line, perhaps within a page."""
-        client = Client(self.node.door, self.account)
+        client = wire_reader.Quiet(self.node.door, self.account)
         self.visits += 1
         try:
             await client.login("reader")

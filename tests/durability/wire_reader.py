@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from support import ns
-from support.client import Client
+from support.client import LIVE, Client
 from support.endpoint import Account, Endpoint
 from support.xml import E, Element, iq
 
@@ -14,6 +14,17 @@ from .sqlite_reader import number_of
 MAM = "urn:xmpp:mam:2"
 INBOX = "erlang-solutions.com:xmpp:inbox:0"
 PAGE = 250
+
+
+class Quiet(Client):
+    """A client that logs nothing: there is too much of it."""
+
+    def __init__(self, endpoint: Endpoint, account: Account) -> None:
+        super().__init__(endpoint, account)
+        LIVE.remove(self)
+
+    def _note(self, way: str, text: str) -> None:
+        """Nothing."""
 
 
 async def query(client: Client, payload: Element, result_ns: str) -> tuple[list[Element], Element]:
@@ -58,7 +69,7 @@ async def part_of_page(client: Client, last: str | None, size: int) -> list[Elem
 
 async def archive(endpoint: Endpoint, account: Account) -> list[Row]:
     """A whole archive, oldest first."""
-    client = Client(endpoint, account)
+    client = Quiet(endpoint, account)
     await client.login("reader")
     try:
         return await rows(client)
@@ -72,7 +83,6 @@ async def rows(client: Client) -> list[Row]:
     last: str | None = None
     while True:
         results, is_complete = await page_after(client, last)
-        client.log.clear()
         for result in results:
             last = result.get("id") or ""
             row = row_of(client.bare, result)
@@ -97,7 +107,7 @@ def row_of(owner: str, result: Element) -> Row | None:
 
 async def inbox(endpoint: Endpoint, account: Account) -> dict[int, int]:
     """Unread messages by peer."""
-    client = Client(endpoint, account)
+    client = Quiet(endpoint, account)
     await client.login("reader")
     try:
         results, _ = await query(client, E("inbox", INBOX, queryid=client.next_id()), INBOX)
