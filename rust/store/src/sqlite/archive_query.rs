@@ -21,8 +21,15 @@ use std::ops::ControlFlow;
 /// Rows of `search_log` that are looked through for a change of the owner's.
 const LOG_ROWS: i64 = 128;
 
-/// Messages that are looked at one by one for the beginning of a word: 3-4 ms.
-const PROBES: usize = 400;
+/// Messages that are looked at one by one for the beginning of a word: 6-8 ms.
+const PROBES: usize = 800;
+
+/// After each so many of them there must have been one in [`PROBES_A_HIT`] that fits, or the index
+/// is quicker.
+const PROBES_A_STEP: usize = 64;
+
+/// See [`PROBES_A_STEP`].
+const PROBES_A_HIT: usize = 24;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -37,6 +44,8 @@ pub(super) struct Archive<'a> {
     floors: HashMap<i64, i64>,
     /// Bare JIDs of conversations.
     peers: HashMap<i64, Box<str>>,
+    /// Messages that fitted so far.
+    hits: usize,
 }
 
 /// A filter, prepared.
@@ -76,6 +85,7 @@ impl<'a> Archive<'a> {
             floor: floors.remove(&0).unwrap_or(0),
             floors,
             peers: HashMap::new(),
+            hits: 0,
         }))
     }
 
@@ -150,6 +160,7 @@ impl<'a> Archive<'a> {
         {
             return Ok(None);
         }
+        self.hits += 1;
         Ok(Some(ArchivedMessage {
             id: archive_id(place.id),
             flags: place.flags,
@@ -275,9 +286,9 @@ impl<'a> Archive<'a> {
     /// numbers of their own are few, and all read first.
     ///
     /// For the beginning of a word FTS5 gathers every message of the whole index that has such a
-    /// word, before it looks at the owner. So the first [`PROBES`] messages that have all else are
-    /// looked at one by one: beginnings that many words have are found among them soon, and the
-    /// index is only asked for those that few have.
+    /// word, before it looks at the owner. So the first messages that have all else are looked at
+    /// one by one: beginnings that many words have are found among them soon, and the index is
+    /// only asked for those that few have.
     fn scan_text(
         &mut self,
         plan: &Plan<'_>,
@@ -332,7 +343,7 @@ impl<'a> Archive<'a> {
              WHERE body MATCH ?1 AND rowid > ?2 AND rowid < ?3 ORDER BY rowid {order}"
         ))?;
         let mut rows = statement.query((expression, scan.after, scan.before))?;
-        let mut count = 0;
+        let (mut count, begin) = (0, self.hits);
         while let Some(row) = rows.next()? {
             let id: i64 = row.get(0)?;
             let is_before = |place: &Place| (place.id < id) != is_from_end;
@@ -356,7 +367,9 @@ impl<'a> Archive<'a> {
                 scan.after = id;
             }
             count += 1;
-            if count == limit {
+            let is_step = limit != usize::MAX && count % PROBES_A_STEP == 0;
+            let is_rare = is_step && (self.hits - begin) * PROBES_A_HIT < count;
+            if count == limit || is_rare {
                 return Ok(ControlFlow::Continue(()));
             }
         }
