@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import pytest
 from support.endpoint import Account
 from support.play import Servers
 from support.server import Server, Settings
+
+from .history import History, accounts, fill
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
@@ -65,6 +68,16 @@ def _node(servers: Servers, folder: Path, settings: Settings) -> Iterator[Node]:
 def node(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """The server under test on 5222, 5223, 5280 and 5281 of an own loopback address."""
     yield from _node(servers, tmp_path_factory.mktemp("interop"), Settings(domains=(DOMAIN,)))
+
+
+@pytest.fixture(scope="session")
+def history(node: Node) -> History:
+    """An archive of 10,000 messages on the server under test."""
+    if node.server.kind == "prosody":
+        pytest.skip("Prosody keeps no archive in these tests")
+    made = accounts(node.server, node.server.domain)
+    asyncio.run(fill(node.server.endpoint(), made))
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,14 @@ import pytest
 from support.suites import Expectations, Result, judge, summary
 
 from .conftest import Node, needed
+from .history import History
 
 HERE = Path(__file__).parent / "node"
 
 
-def execute(node: Node, script: str, names: list[str]) -> dict[str, Result]:
+def execute(
+    node: Node, script: str, names: list[str], history: History | None = None
+) -> dict[str, Result]:
     """Runs scenarios of one script; without names all."""
     server = node.server
     ports = {"c2s": server.ports.c2s, "direct": server.ports.direct, "https": server.ports.https}
@@ -27,6 +30,7 @@ def execute(node: Node, script: str, names: list[str]) -> dict[str, Result]:
         "address": server.address,
         "ports": ports,
         "accounts": [{"user": a.user, "password": a.password} for a in node.accounts],
+        "history": None if history is None else history.described(),
     }
     env = {
         **os.environ,
@@ -53,11 +57,22 @@ def execute(node: Node, script: str, names: list[str]) -> dict[str, Result]:
     return found
 
 
-@pytest.mark.parametrize("name", ["xmppjs", "stanza"])
-def test_javascript_client(node: Node, name: str) -> None:
+def judged(node: Node, name: str, history: History | None = None) -> None:
+    """Runs a script; fails the test unless what its list says of it holds."""
     if shutil.which("node") is None:
         pytest.skip("node is missing: run `make deps`")
     needed(HERE / "node_modules" / "@xmpp" / "client", "the clients from npm")
     expected = Expectations.load(HERE / f"{name}.toml", node.server.kind)
-    complaints = judge(lambda names: execute(node, f"{name}.mjs", names), expected)
+    complaints = judge(lambda names: execute(node, f"{name}.mjs", names, history), expected)
     assert not complaints, summary(complaints, expected)
+
+
+@pytest.mark.parametrize("name", ["xmppjs", "stanza"])
+def test_javascript_client(node: Node, name: str) -> None:
+    judged(node, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["archive-xmppjs", "archive-stanza"])
+def test_javascript_client_reads_a_long_archive(node: Node, history: History, name: str) -> None:
+    judged(node, name, history)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""slixmpp's own integration tests, as shipped in its source package."""
+"""slixmpp: its own integration tests, as shipped in its source package, and a long archive."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from support.suites import Expectations, Result, judge, summary
 
 from .conftest import CACHE, Node, needed
+from .history import History
 
 HERE = Path(__file__).parent / "slixmpp"
 SOURCE = CACHE / "slixmpp-1.17.0"
@@ -33,8 +34,30 @@ def execute(node: Node, names: list[str]) -> dict[str, Result]:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [sys.executable, str(HERE / "run.py"), str(SOURCE), node.server.address, *names]
+    return outcomes(command, env)
+
+
+def read_archive(node: Node, history: History, names: list[str]) -> dict[str, Result]:
+    """Runs scenarios of `archive.py` in one process."""
+    told = {
+        "address": node.server.address,
+        "port": node.server.ports.c2s,
+        "accounts": [{"jid": a.jid, "password": a.password} for a in node.accounts],
+        "history": history.described(),
+    }
+    env = {
+        **os.environ,
+        "INTEROP": json.dumps(told),
+        "SSL_CERT_FILE": str(node.server.authority.ca),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return outcomes([sys.executable, str(HERE / "archive.py"), *names], env)
+
+
+def outcomes(command: list[str], env: dict[str, str]) -> dict[str, Result]:
+    """What a script told of its tests, a line each."""
     done = subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=300, check=False
+        command, env=env, capture_output=True, text=True, timeout=540, check=False
     )
     found = {}
     for line in done.stdout.splitlines():
@@ -60,4 +83,11 @@ def test_every_test_of_the_package_is_in_the_list(node: Node, expected: Expectat
 
 def test_slixmpp_suite(node: Node, expected: Expectations) -> None:
     complaints = judge(lambda names: execute(node, names), expected)
+    assert not complaints, summary(complaints, expected)
+
+
+@pytest.mark.slow
+def test_slixmpp_reads_a_long_archive(node: Node, history: History) -> None:
+    expected = Expectations.load(HERE / "archive.toml", node.server.kind)
+    complaints = judge(lambda names: read_archive(node, history, names), expected)
     assert not complaints, summary(complaints, expected)

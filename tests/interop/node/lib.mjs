@@ -34,13 +34,19 @@ export function tell(id, outcome, text = "") {
 }
 
 // Runs named scenarios one after another; `wanted` empty: all.
-export async function main(scenarios) {
+export async function main(scenarios, ms = 45_000) {
   process.on("unhandledRejection", (error) => process.stderr.write(`${error?.stack}\n`));
+  // An exception that a client throws in a callback fails the scenario, not all that follow.
+  let fail = () => {};
+  process.on("uncaughtException", (error) => fail(error));
   const wanted = process.argv.slice(2);
   for (const [id, scenario] of Object.entries(scenarios)) {
     if (wanted.length > 0 && !wanted.includes(id)) continue;
     try {
-      await withDeadline(scenario(), "end of the scenario", 45_000);
+      const thrown = new Promise((_, reject) => {
+        fail = reject;
+      });
+      await withDeadline(Promise.race([scenario(), thrown]), "end of the scenario", ms);
       tell(id, "ok");
     } catch (error) {
       tell(id, "failed", String(error?.stack ?? error));
