@@ -8,8 +8,9 @@
     reason = "a refused stanza is given back, and boxing it would cost every delivery"
 )]
 
-use crate::gate::Gate;
 use crate::spare;
+mod gated;
+
 use antiphon_routing::SessionId;
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::stanza::Stanza;
@@ -17,9 +18,8 @@ use antiphon_xmpp::stream::csi::{Class, Held, classify};
 use antiphon_xmpp::stream::framing::{Framing, Outgoing};
 use antiphon_xmpp::stream::sm::{self, AckAhead, AckQueue, AckRequests, Inbound, RequestPolicy};
 use antiphon_xmpp::stream::{StreamCondition, StreamError};
+use gated::{Gated, GatedQueue, take_gated};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Waker;
 
@@ -67,20 +67,6 @@ struct StreamManagement {
     /// The peer's `<r/>` was answered with less than it had sent: tell it when so many are handled;
     /// 0: not.
     owed: u64,
-}
-
-/// A stanza that waits for a commit, or behind one that does.
-#[derive(Debug)]
-struct Gated {
-    gate: Option<Arc<Gate>>,
-    sent: Sent,
-}
-
-/// What waits so, first in first out.
-#[derive(Debug, Default)]
-struct GatedQueue {
-    waiting: VecDeque<Gated>,
-    bytes: usize,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -194,108 +180,6 @@ impl Session {
             return self.queue(&mut state, Gated { gate: None, sent });
         }
         self.deliver_now(&mut state, stanza, offline, now_ms)
-    }
-
-    /// As [`Session::deliver`], but only once the gate is open; whether it waits for that. Whatever
-    /// comes later goes behind it.
-    ///
-    /// # Errors
-    /// As [`Session::deliver`].
-    pub fn deliver_behind(
-        self: &Arc<Self>,
-        gate: &Arc<Gate>,
-        stanza: Stanza,
-        offline: Option<u64>,
-        now_ms: u64,
-    ) -> Result<bool, Undelivered> {
-        let mut state = self.state.lock();
-        // Named under this lock, so that the gate's opening finds what is put in here.
-        let is_shut = gate.wait(self);
-        if !is_shut && state.gated.is_none() {
-            let delivered = self.deliver_now(&mut state, stanza, offline, now_ms);
-            return delivered.map(|()| false);
-        }
-        let gate = is_shut.then(|| Arc::clone(gate));
-        let sent = Sent {
-            stanza,
-            at_ms: now_ms,
-            offline,
-        };
-        let queued = self.queue(&mut state, Gated { gate, sent });
-        queued.map(|()| true)
-    }
-
-    fn queue(&self, state: &mut State, gated: Gated) -> Result<(), Undelivered> {
-        if state.phase == Phase::Closed {
-            return Err(Undelivered::Closed(gated.sent.stanza));
-        }
-        let size = gated.sent.stanza.size();
-        let queue = state.gated.get_or_insert_default();
-        let bytes = queue.bytes.saturating_add(size);
-        let is_full = bytes > self.limits.outgoing_bytes
-            || queue.waiting.len() >= self.limits.unacked.stanzas;
-        if is_full && !queue.waiting.is_empty() {
-            overflow(state);
-            return Err(Undelivered::Overflow(gated.sent.stanza, unconfirmed(state)));
-        }
-        queue.bytes = bytes;
-        queue.waiting.push_back(gated);
-        Ok(())
-    }
-
-    /// Delivers what waited for gates that are open now, all of it with `is_forced`; how many
-    /// stanzas went. A session that overflows thereby is over and keeps what it cannot take.
-    pub fn let_pass(&self, is_forced: bool) -> usize {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        let mut count = 0;
-        while state.phase != Phase::Closed {
-            let Some(queue) = &mut state.gated else { break };
-            let may_go = |g: &Gated| is_forced || g.gate.as_ref().is_none_or(|g| g.is_open());
-            if !queue.waiting.front().is_some_and(may_go) {
-                break;
-            }
-            let Some(Gated { sent, .. }) = queue.waiting.pop_front() else {
-                break;
-            };
-            queue.bytes = queue.bytes.saturating_sub(sent.stanza.size());
-            if queue.waiting.is_empty() {
-                // An idle session keeps no queue.
-                state.gated = None;
-            }
-            count += 1;
-            self.pass(state, sent);
-        }
-        count
-    }
-
-    /// Whether something waits for a commit.
-    #[must_use]
-    pub fn is_gated(&self) -> bool {
-        self.state.lock().gated.is_some()
-    }
-
-    fn pass(&self, state: &mut State, sent: Sent) {
-        let Sent {
-            stanza,
-            at_ms,
-            offline,
-        } = sent;
-        let refused = |stanza| Sent {
-            stanza,
-            at_ms,
-            offline,
-        };
-        match self.deliver_now(state, stanza, offline, at_ms) {
-            Ok(()) => {}
-            Err(Undelivered::Closed(stanza)) => state.refused.push(refused(stanza)),
-            Err(Undelivered::Overflow(stanza, before)) => {
-                // Older than what waits still.
-                let waiting = std::mem::replace(&mut state.refused, before);
-                state.refused.push(refused(stanza));
-                state.refused.extend(waiting);
-            }
-        }
     }
 
     fn deliver_now(
@@ -832,12 +716,6 @@ fn unconfirmed(state: &mut State) -> Vec<Sent> {
     all.append(&mut state.refused);
     all.extend(take_gated(state));
     all
-}
-
-/// Takes what waits for commits.
-fn take_gated(state: &mut State) -> impl Iterator<Item = Sent> + use<> {
-    let queue = state.gated.take();
-    queue.into_iter().flat_map(|q| q.waiting).map(|g| g.sent)
 }
 
 pub(crate) fn append(out: &mut Outgoing, more: Outgoing) {
