@@ -65,7 +65,7 @@ _WORKERS = Scenario("workers-saturated", "two workers and one, saturated", ("msg
 _ARCHIVE = Scenario(
     "msg-archive",
     "1-1 messages, archives of both, inbox, full text, saturated",
-    ("msg",),
+    ("msg", "--afterwards", "1"),
     kind="archive",
     backend="sqlite",
     has_words=True,

@@ -107,16 +107,32 @@ impl Report {
         self.set("server_cpu_s", json!(round(window.server.total_s)));
         self.set("server_cpu_coarse_s", json!(round(window.server.coarse_s)));
         self.set("server_user_share", json!(round(window.server.user_share)));
-        self.set("server_ms_per_1000", per(window.server.total_s, 1e6));
-        if window.database.is_some() {
-            self.set("database_ms_per_1000", per(database_s, 1e6));
-        }
+        self.costs(window, count);
         self.set("generator_cpu_s", json!(round(window.generator.total_s)));
         self.set("generator_us_each", per(window.generator.total_s, 1e6));
         self.set(
             "other_cpu_s",
             json!(round((window.server.machine_s - others).max(0.0))),
         );
+    }
+
+    /// Adds what a window cost the server and its database, in place of what was said before.
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "counts of a run are far below 2^52"
+    )]
+    pub fn costs(&mut self, window: &Window, count: u64) {
+        let per = |spent: &Spent| {
+            if count == 0 {
+                Value::Null
+            } else {
+                json!(round(spent.total_s * 1e6 / count as f64))
+            }
+        };
+        self.set("server_ms_per_1000", per(&window.server));
+        if let Some(database) = &window.database {
+            self.set("database_ms_per_1000", per(database));
+        }
     }
 
     /// Adds how much counters of the node grew.

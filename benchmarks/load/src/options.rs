@@ -54,6 +54,8 @@ options, with their defaults
   --logins 32                logins under way at once before the scenario begins
   --pid 0                    process of the server, its children included; several: 12,34
   --database 0               process of its database, its children included; told apart
+  --afterwards 0             1: what the server spends after the window, until it is idle, counts
+                             too, for all messages since the window began (msg)
   --metrics none             IP:PORT of an HTTP listener; counters of the node go into the result
                              (msg): how much antiphon_crossings_total grew in the window
 
@@ -151,6 +153,7 @@ pub struct Options {
     pub body: usize,
     pub sm: u32,
     pub carbons: bool,
+    pub afterwards: bool,
     pub contacts: usize,
     pub roster: bool,
     pub gate: bool,
@@ -219,6 +222,7 @@ impl Options {
             body: 100,
             sm: 0,
             carbons: false,
+            afterwards: false,
             contacts: 50,
             roster: false,
             gate: false,
@@ -271,6 +275,7 @@ impl Options {
             "--body" => self.body = size(name, value, 32, 100_000)?,
             "--sm" => self.sm = u32::try_from(number(name, value, 0, 1000)?).unwrap_or(0),
             "--carbons" => self.carbons = number(name, value, 0, 1)? == 1,
+            "--afterwards" => self.afterwards = number(name, value, 0, 1)? == 1,
             "--gate" => self.gate = number(name, value, 0, 1)? == 1,
             "--roster" => self.roster = number(name, value, 0, 1)? == 1,
             "--busy" => self.busy = size(name, value, 2, MAX_CONNECTIONS)?,
@@ -387,6 +392,13 @@ mod tests {
 
     #[test]
     fn options_have_defaults_and_are_set_by_name() {
+        assert!(parse("msg --afterwards 1").unwrap().afterwards);
+        let pages = parse("mamq --fill 10 --page 20 --words w --database 3").unwrap();
+        assert_eq!((pages.fill, pages.page), (10, 20));
+        assert_eq!(
+            (pages.words.as_deref(), pages.database),
+            (Some("w"), vec![3])
+        );
         let options = parse("msg --rate 1000 --tls direct --pid 12,34 --first 7").unwrap();
         assert_eq!((options.rate, options.connections), (1000, 200));
         assert_eq!((options.first, options.metrics), (7, None));

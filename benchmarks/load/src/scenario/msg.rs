@@ -10,7 +10,7 @@ use crate::counter;
 use crate::crew::{Crew, TICK, ended, events};
 use crate::frame;
 use crate::histogram::Histogram;
-use crate::meter::{Meter, Report};
+use crate::meter::{Meter, Report, Window};
 use crate::options::Options;
 use crate::pool::{Event, Handler, Pool};
 use crate::session::{Session, Setup};
@@ -23,6 +23,11 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for messages that are still on the way when the window ends.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Longest wait for a server that puts work off, how often it is looked at, and the share of a
+/// processor below which it is idle.
+const CATCHING_UP: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(500);
+const IDLE_SHARE: f64 = 0.02;
 
 /// Messages of a client that the server has not acknowledged (XEP-0198 #acking).
 #[derive(Default, Clone)]
@@ -88,9 +93,17 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     let after = (msg.sent, msg.received, msg.copies);
     msg.window_ns.end = msg.stamps.now();
     msg.drain(&mut pool, &mut events)?;
+    let whole = if options.afterwards {
+        Some(msg.until_idle(&meter, &mut pool, &mut events)?)
+    } else {
+        None
+    };
 
     let mut report = Report::new("msg", options);
     report.window(&window, after.1 - before.1);
+    if let Some(whole) = whole {
+        report.costs(&whole, msg.received - before.1);
+    }
     report.set("sent", json!(after.0 - before.0));
     report.set("carbons", json!(after.2 - before.2));
     report.set("errors", json!(msg.errors));
@@ -196,6 +209,26 @@ impl Msg {
             pool.turn(events, self, TICK)?;
         }
         Ok(())
+    }
+
+    /// Lets the server finish what it put off, and tells what was spent until then.
+    fn until_idle(
+        &mut self,
+        meter: &Meter,
+        pool: &mut Pool,
+        events: &mut Events,
+    ) -> Result<Window, Failure> {
+        let end = Instant::now() + CATCHING_UP;
+        let mut before = meter.stop();
+        loop {
+            self.run_for(pool, events, LOOK)?;
+            let now = meter.stop();
+            let spent = now.server.total_s - before.server.total_s;
+            if spent < IDLE_SHARE * LOOK.as_secs_f64() || Instant::now() > end {
+                return Ok(now);
+            }
+            before = now;
+        }
     }
 
     fn send(&mut self, pool: &mut Pool, id: usize, stamp_ns: u64) {
