@@ -20,6 +20,10 @@ const WAITING: usize = 1_000;
 /// not read each of them again.
 const IDLE: usize = 128;
 
+/// How much longer an entity stays whose client may send messages again, seconds: their stream ended
+/// without an end, so it may not know that they were archived.
+const RESENT_S: u64 = 3_600;
+
 /// Something to do with an entity: run under its lock once it is there.
 pub type Job = Box<dyn FnOnce(&Arc<Node>, Result<&mut User, &StoreError>, &mut Effects) + Send>;
 
@@ -135,15 +139,18 @@ impl Shard {
     }
 
     /// Forgets entities without sessions that were last used before `before_s`, or all but the
-    /// bound of them.
+    /// bound of them. Those that may yet have messages sent again to them stay for longer.
     pub fn evict(&mut self, before_s: u64) {
         let mut kept = 0;
+        let before_resent_s = before_s.saturating_sub(RESENT_S);
         self.slots.retain(|slot| match slot {
             Slot::Loading(..) => true,
             Slot::Live(user, _) if !user.is_idle() => true,
-            Slot::Live(_, touch) => {
+            Slot::Live(user, touch) => {
                 kept += 1;
-                touch.at_s >= before_s && kept <= IDLE
+                let is_recent =
+                    touch.at_s >= before_s || touch.at_s >= before_resent_s && user.may_be_resent();
+                is_recent && kept <= IDLE
             }
         });
         if self.slots.capacity() > 64 && self.slots.len() * 4 < self.slots.capacity() {

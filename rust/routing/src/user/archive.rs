@@ -461,6 +461,12 @@ impl User {
         }
     }
 
+    /// Whether messages are remembered whose acknowledgement may not have reached their sender.
+    #[must_use]
+    pub fn may_be_resent(&self) -> bool {
+        self.archive.as_ref().is_some_and(|a| !a.sent.is_empty())
+    }
+
     /// The newest id in the archive.
     #[must_use]
     pub fn newest(&self) -> ArchiveId {

@@ -361,6 +361,7 @@ fn a_message_sent_again_on_another_stream_is_archived_once() {
     assert!(again.routes[0].uid == uid_2 | RESENT || again.routes[0].uid == uid | RESENT);
     assert_eq!(archived(&send(&mut world, 2, "b")).len(), 1);
     // Ended in order: nothing is sent again.
+    assert!(world.user.may_be_resent());
     world.user.confirmed(id(1));
     assert_eq!(archived(&send(&mut world, 2, "a")).len(), 1);
 }
