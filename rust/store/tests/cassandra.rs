@@ -11,6 +11,8 @@
 )]
 
 #[allow(dead_code, reason = "other engines' own tests use the rest")]
+mod cassandra_own;
+#[allow(dead_code, reason = "some of it is for the other engine")]
 mod contract;
 
 use antiphon_routing::store::{Store, Write};
@@ -264,8 +266,27 @@ fn deletion_leaves_no_row_in_any_table() {
         },
     )
     .unwrap();
+    let message = contract::archive::message(&romeo, "x@b.example", romeo.as_str(), 1, "x");
+    put(&*store, contract::archive::keep(&romeo, message)).unwrap();
+    let (owner, before) = (romeo.clone(), contract::archive::at(0));
+    let purge = Write::ArchivePurge {
+        owner,
+        peer: None,
+        before,
+    };
+    put(&*store, purge).unwrap();
     put(&*store, Write::AccountDelete { jid: romeo }).unwrap();
-    for table in ["entity", "account_index", "offline", "entity_map"] {
+    for table in [
+        "entity",
+        "account_index",
+        "offline",
+        "entity_map",
+        "archive",
+        "archive_peer",
+        "archive_bucket",
+        "inbox",
+        "fts_seg",
+    ] {
         assert_eq!(
             rows(&keyspace, &format!("SELECT * FROM KS.{table}")),
             0,

@@ -1,0 +1,311 @@
+//! Archives in Cassandra: what the contract cannot see.
+
+use crate::contract::archive::{JULIET, ROMEO, all, at, keep, message, numbers, page, pair};
+use crate::contract::{Place, ROOM, jid, put, queue, record, wait};
+use crate::{Keyspace, rows, server};
+use antiphon_routing::archive::{
+    ArchiveEnds, ArchiveFilter, ArchiveId, ArchiveRecord, Edit, Flags, Recent, Reference, id_hash,
+};
+use antiphon_routing::store::{Store, Write};
+use antiphon_store::cassandra::{Cassandra, CassandraConfig};
+use antiphon_xmpp::Jid;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A message somewhere in these 14 months.
+const MONTHS: u64 = 14;
+const MONTH_S: u64 = 30 * 24 * 60 * 60;
+
+fn unread(store: &dyn Store, owner: &Jid, peer: &Jid) -> Option<u32> {
+    let entry = wait(store.inbox_entry(owner, peer)).unwrap();
+    entry.map(|entry| entry.unread)
+}
+
+/// An engine whose process died: it writes nothing more of what it has in memory while the test
+/// goes on.
+fn kill(store: Arc<dyn Store>) {
+    std::mem::forget(store);
+}
+
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_death_loses_neither_counts_nor_what_was_sent() {
+    if server().is_none() {
+        return;
+    }
+    let keyspace = Keyspace::new();
+    let store = keyspace.open(ROOM);
+    let [romeo, juliet] = pair(&*store);
+    for n in 1..=20 {
+        let (from, to) = if n == 10 {
+            (ROMEO, JULIET)
+        } else {
+            (JULIET, ROMEO)
+        };
+        put(&*store, keep(&romeo, message(&romeo, from, to, n, "x"))).unwrap();
+        if n == 5 || n == 15 {
+            let upto = Reference::Mid(id_hash(&format!("m{}", n - 1)));
+            let (owner, peer) = (romeo.clone(), juliet.clone());
+            put(&*store, Write::InboxRead { owner, peer, upto }).unwrap();
+        }
+    }
+    assert_eq!(unread(&*store, &romeo, &juliet), Some(6));
+    kill(store);
+    let store = keyspace.open(ROOM);
+    let archive = record(&*store, &romeo).archive;
+    assert_eq!(archive.newest, at(20));
+    let sent = Recent {
+        id: at(10),
+        uid: at(10),
+        dup: 11,
+        is_out: true,
+    };
+    assert_eq!(archive.recent, [sent]);
+    assert_eq!(unread(&*store, &romeo, &juliet), Some(6));
+    // What comes again changes nothing, wherever its place would be now.
+    for n in [10, 20] {
+        let again = ArchiveRecord {
+            id: at(30 + n),
+            ..message(&romeo, JULIET, ROMEO, n, "x")
+        };
+        put(&*store, keep(&romeo, again)).unwrap();
+    }
+    assert_eq!(all(&*store, &romeo).len(), 20);
+    put(
+        &*store,
+        keep(&romeo, message(&romeo, JULIET, ROMEO, 50, "x")),
+    )
+    .unwrap();
+    kill(store);
+    let store = keyspace.open(ROOM);
+    assert_eq!(unread(&*store, &romeo, &juliet), Some(7));
+    put(
+        &*store,
+        keep(&romeo, message(&romeo, JULIET, ROMEO, 51, "x")),
+    )
+    .unwrap();
+    store.close();
+    let store = keyspace.open(ROOM);
+    assert_eq!(record(&*store, &romeo).archive.recent, []);
+    assert_eq!(unread(&*store, &romeo, &juliet), Some(8));
+}
+
+#[test]
+fn an_archive_goes_on_over_the_months() {
+    if server().is_none() {
+        return;
+    }
+    let keyspace = Keyspace::new();
+    let store = keyspace.open(ROOM);
+    let [romeo, juliet] = pair(&*store);
+    let number = |month: u64, n: u64| month * MONTH_S + n;
+    let mut expected = Vec::new();
+    for month in 0..MONTHS {
+        for n in 0..6 {
+            // One of the conversations is silent in most months.
+            let from = if n == 3 && month % 5 == 0 {
+                JULIET
+            } else {
+                "x@b.example"
+            };
+            let n = number(month, n);
+            let body = format!("month {month}");
+            queue(
+                &*store,
+                keep(&romeo, message(&romeo, from, ROMEO, n, &body)),
+            );
+            expected.push(n);
+        }
+    }
+    assert_eq!(all(&*store, &romeo), expected);
+    for is_from_end in [false, true] {
+        let mut filter = ArchiveFilter::default();
+        let mut seen = Vec::new();
+        loop {
+            let page = wait(store.archive_page(&romeo, filter.clone(), is_from_end, 7)).unwrap();
+            let mut found = numbers(&page);
+            if is_from_end {
+                filter.before = page.messages.first().map(|m| m.id);
+                found.reverse();
+            } else {
+                filter.after = page.messages.last().map(|m| m.id);
+            }
+            seen.extend(found);
+            if page.is_complete {
+                break;
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, expected);
+    }
+    let with = ArchiveFilter {
+        with: Some(juliet.clone()),
+        ..ArchiveFilter::default()
+    };
+    let hers = [0, 5, 10].map(|month| number(month, 3));
+    assert_eq!(numbers(&page(&*store, &romeo, &with)), hers);
+    let last = wait(store.archive_page(&romeo, with.clone(), true, 2)).unwrap();
+    assert_eq!(
+        (numbers(&last), last.is_complete),
+        (hers[1..].to_vec(), false)
+    );
+    let search = ArchiveFilter {
+        text: Some("\"month 9\"".into()),
+        ..ArchiveFilter::default()
+    };
+    assert_eq!(page(&*store, &romeo, &search).messages.len(), 6);
+    // A mark in the third month of all.
+    let (owner, peer) = (romeo.clone(), juliet.clone());
+    let upto = Reference::Id(at(hers[0]));
+    put(&*store, Write::InboxRead { owner, peer, upto }).unwrap();
+    assert_eq!(unread(&*store, &romeo, &juliet), Some(2));
+    let owner = romeo.clone();
+    let before = at(number(7, 2));
+    let purge = Write::ArchivePurge {
+        owner,
+        peer: None,
+        before,
+    };
+    put(&*store, purge).unwrap();
+    expected.retain(|n| *n >= number(7, 2));
+    assert_eq!(all(&*store, &romeo), expected);
+    assert_eq!(numbers(&page(&*store, &romeo, &with)), hers[2..]);
+    let ends = ArchiveEnds {
+        first: at(expected[0]),
+        last: at(number(MONTHS - 1, 5)),
+    };
+    assert_eq!(wait(store.archive_ends(&romeo)).unwrap(), Some(ends));
+    let left = rows(&keyspace, "SELECT * FROM KS.archive_bucket");
+    assert!(left as u64 <= MONTHS - 6, "{left} months");
+}
+
+#[test]
+fn a_search_reads_the_segments_that_may_have_an_answer() {
+    const COUNT: u64 = 1100;
+    if server().is_none() {
+        return;
+    }
+    let keyspace = Keyspace::new();
+    let store = keyspace.open(ROOM);
+    let [romeo, juliet] = pair(&*store);
+    for n in 0..COUNT {
+        let from = if n % 3 == 0 { JULIET } else { "x@b.example" };
+        let rare = if n % 400 == 9 { "unicorn" } else { "" };
+        let body = format!("common {rare} number{n}");
+        queue(
+            &*store,
+            keep(&romeo, message(&romeo, from, ROMEO, n, &body)),
+        );
+    }
+    let search = |words: &str, with: Option<&Jid>, is_from_end, limit| {
+        let filter = ArchiveFilter {
+            text: Some(words.into()),
+            with: with.cloned(),
+            ..ArchiveFilter::default()
+        };
+        let page = wait(store.archive_page(&romeo, filter, is_from_end, limit)).unwrap();
+        (numbers(&page), page.is_complete)
+    };
+    let check = || {
+        for is_from_end in [false, true] {
+            let found = search("unicorn", None, is_from_end, 10);
+            assert_eq!(found, (vec![9, 409, 809], true));
+            let found = search("unicorn", Some(&juliet), is_from_end, 10);
+            assert_eq!(found, (vec![9], true));
+            assert_eq!(search("absent", None, is_from_end, 10), (vec![], true));
+            assert_eq!(search("number777 common", None, is_from_end, 10).0, [777]);
+            assert_eq!(search("numb*", None, is_from_end, 1000).0.len(), 1000);
+        }
+        assert_eq!(search("common", None, false, 3), (vec![0, 1, 2], false));
+        let last = vec![COUNT - 3, COUNT - 2, COUNT - 1];
+        assert_eq!(search("common", None, true, 3), (last, false));
+    };
+    check();
+    let segments = || rows(&keyspace, "SELECT first_id FROM KS.fts_seg");
+    eventually("segments", || segments() == 4);
+    check();
+    let cut = ArchiveFilter {
+        text: Some("unicorn".into()),
+        after: Some(at(9)),
+        before: Some(at(809)),
+        ..ArchiveFilter::default()
+    };
+    assert_eq!(numbers(&page(&*store, &romeo, &cut)), [409]);
+    // What changes is found as it is now.
+    let (owner, before) = (romeo.clone(), at(600));
+    let purge = Write::ArchivePurge {
+        owner,
+        peer: None,
+        before,
+    };
+    put(&*store, purge).unwrap();
+    assert_eq!(search("unicorn", None, false, 10), (vec![809], true));
+    assert_eq!(segments(), 2);
+    let edit = Write::ArchiveEdit {
+        owner: romeo.clone(),
+        peer: jid("x@b.example"),
+        is_out: false,
+        target: Reference::Id(at(809)),
+        edit: Edit::Supersede,
+    };
+    put(&*store, edit).unwrap();
+    assert_eq!(search("unicorn", None, false, 10), (vec![], true));
+    store.close();
+    // The next process goes on where this one stopped.
+    let store = keyspace.open(ROOM);
+    for n in COUNT..COUNT + 200 {
+        queue(
+            &*store,
+            keep(&romeo, message(&romeo, JULIET, ROMEO, n, "later")),
+        );
+    }
+    eventually("one more", || segments() == 3);
+    let filter = ArchiveFilter {
+        text: Some("later".into()),
+        ..ArchiveFilter::default()
+    };
+    assert_eq!(page(&*store, &romeo, &filter).messages.len(), 200);
+}
+
+#[test]
+fn what_is_older_than_the_operator_keeps_goes_by_itself() {
+    if server().is_none() {
+        return;
+    }
+    let keyspace = Keyspace::new();
+    let config = CassandraConfig {
+        retention: Some(Duration::from_secs(4)),
+        ..keyspace.config()
+    };
+    let store = Cassandra::open(config).unwrap();
+    let [romeo, juliet] = pair(&store);
+    for n in 1..4 {
+        put(&store, keep(&romeo, message(&romeo, JULIET, ROMEO, n, "x"))).unwrap();
+    }
+    assert_eq!(all(&store, &romeo), [1, 2, 3]);
+    std::thread::sleep(Duration::from_secs(1));
+    let retract = |n| Write::ArchiveEdit {
+        owner: romeo.clone(),
+        peer: juliet.clone(),
+        is_out: false,
+        target: Reference::Id(at(n)),
+        edit: Edit::Retract { at_ms: 1, id: None },
+    };
+    put(&store, retract(2)).unwrap();
+    let found = page(&store, &romeo, &ArchiveFilter::default());
+    assert!(found.messages[1].flags.has(Flags::RETRACTED));
+    // The tombstone goes when its message would have gone, and an edit of what has gone makes none.
+    eventually("gone", || all(&store, &romeo).is_empty());
+    put(&store, retract(3)).unwrap();
+    assert!(all(&store, &romeo).is_empty());
+    assert_eq!(rows(&keyspace, "SELECT id FROM KS.archive"), 0);
+    assert_eq!(wait(store.archive_ends(&romeo)).unwrap(), None);
+    assert_eq!(record(&store, &romeo).archive.newest, ArchiveId(at(3).0));
+}
