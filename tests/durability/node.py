@@ -33,6 +33,7 @@ class Mortal(Antiphon):
         tables: dict[str, dict[str, object]] = {
             "auth": {"scram_iterations": 4096, "allow_plaintext": True},
             "log": {"level": "warning"},
+            "archive": {"enabled": True},
             **sections,
         }
         settings = Settings.of(**{k.replace(".", "_", 1): v for k, v in tables.items()})
