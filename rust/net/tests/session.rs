@@ -307,3 +307,25 @@ fn nothing_more_is_read_while_too_much_waits_to_be_saved() {
     session.pause(false);
     assert!(!session.is_saving());
 }
+
+#[test]
+fn what_overflows_when_gates_open_comes_back_in_order() {
+    for has_sm in [true, false] {
+        let session = Arc::new(if has_sm {
+            with_sm(1_000_000, 3)
+        } else {
+            session(3 * message("1").size() / 2, 1000)
+        });
+        let gate = Arc::new(Gate::default());
+        for id in ["1", "2", "3", "4", "5", "6", "7"] {
+            // Without stream management the bytes are the bound, of what waits as of the rest.
+            let _ = session.deliver_behind(&gate, message(id), None, 0);
+        }
+        gate.open();
+        session.let_pass(false);
+        let back = ids(&session.take_unconfirmed());
+        let mut sorted = back.clone();
+        sorted.sort();
+        assert_eq!(back, sorted, "with stream management: {has_sm}");
+    }
+}

@@ -111,16 +111,18 @@ impl Session {
             at_ms,
             offline,
         };
+        // Newer than this one: out of the way, lest an overflow hand it back as older.
+        let newer = state.gated.take();
         match self.deliver_now(state, stanza, offline, at_ms) {
             Ok(()) => {}
             Err(Undelivered::Closed(stanza)) => state.refused.push(refused(stanza)),
             Err(Undelivered::Overflow(stanza, before)) => {
-                // Older than what waits still.
-                let waiting = std::mem::replace(&mut state.refused, before);
+                // What was refused earlier is in it.
+                state.refused = before;
                 state.refused.push(refused(stanza));
-                state.refused.extend(waiting);
             }
         }
+        state.gated = newer;
     }
 }
 

@@ -18,6 +18,8 @@ struct Content {
     has_fallback: bool,
     is_wrapper: bool,
     may_invite: bool,
+    /// Says an earlier message anew (XEP-0308).
+    is_correction: bool,
 }
 
 impl Content {
@@ -50,6 +52,7 @@ impl Content {
                 self.is_wrapper = true;
             }
             (ns::MUC_USER, "x") => self.may_invite = true,
+            (ns::CORRECT, "replace") => self.is_correction = true,
             _ => {}
         }
     }
@@ -79,7 +82,8 @@ pub(super) fn is_worth_keeping(stanza: &Stanza) -> Option<Flags> {
     let is_stand_in = content.is_aside || content.has_fallback && is_all_fallback(stanza);
     let is_secret = content.is_declared || content.is_encrypted;
     let mut flags = Flags::default();
-    if (content.has_body && !is_stand_in) || is_secret {
+    // A correction is no further message to read.
+    if ((content.has_body && !is_stand_in) || is_secret) && !content.is_correction {
         flags = flags.and(Flags::COUNTS);
     }
     if content.has_body && !is_stand_in && !is_secret {

@@ -48,8 +48,12 @@ fn only_messages_worth_keeping_are_archived() {
     let whole = "<fallback xmlns='urn:xmpp:fallback:0' for='urn:xmpp:reactions:0'/>";
     let quote = "<fallback xmlns='urn:xmpp:fallback:0' for='urn:xmpp:reply:0'><body start='0' end='1'/></fallback>";
     // Content, then: C counts as unread, S may be searched, - is only kept, empty: is not.
-    let rows: [(String, &str); 20] = [
+    let rows: [(String, &str); 21] = [
         (body.into(), "CS"),
+        (
+            format!("{body}<replace xmlns='urn:xmpp:message-correct:0' id='1'/>"),
+            "S",
+        ),
         (format!("{body}{}", hint("no-copy")), "CS"),
         (format!("{body}{}", hint("no-store")), ""),
         (format!("{body}{}", hint("no-permanent-store")), ""),
