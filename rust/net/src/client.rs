@@ -126,10 +126,17 @@ impl Client {
             }
             let mut out = Outgoing::new(self.framing);
             let action = self.stream.poll(&mut random, &mut out);
-            self.write(out);
+            let is_end = matches!(action, Some(Action::Close(_)));
+            if !is_end {
+                self.write(std::mem::replace(&mut out, Outgoing::new(self.framing)));
+            }
             self.count_failures();
-            if let Some(step) = self.act(action?, now_ms) {
-                return Some(step);
+            let step = self.act(action?, now_ms);
+            // Behind all that the session still had: nothing follows the end of a stream
+            // (RFC 6120 §4.4, RFC 7395 §3.6).
+            append(&mut self.out, out);
+            if step.is_some() {
+                return step;
             }
         }
     }
@@ -342,9 +349,9 @@ impl Client {
     fn fail(&mut self, error: StreamError) {
         self.gateway
             .count(Count::StreamError(error.condition.name()));
-        self.collect();
-        self.stream.close(Some(error.clone()), &mut self.out);
-        self.end(Ended::Closed(Some(error)));
+        // First, so that nothing that the session still has comes behind the end of the stream.
+        self.end(Ended::Closed(Some(error.clone())));
+        self.stream.close(Some(error), &mut self.out);
     }
 
     fn end(&mut self, how: Ended) {

@@ -163,6 +163,40 @@ async fn a_panic_ends_its_stream_with_an_error_and_no_other() {
 }
 
 #[tokio::test]
+async fn nothing_follows_the_end_of_a_stream_whose_client_acknowledges_last() {
+    let world = World::new(0);
+    let address = world.listen(Kind::C2s, TlsMode::None).await;
+    let mut io = opened(address).await;
+    let sasl = "xmlns='urn:ietf:params:xml:ns:xmpp-sasl'";
+    let auth = format!("<auth {sasl} mechanism='PLAIN'>AHUAcA==</auth>");
+    io.write_all(auth.as_bytes()).await.unwrap();
+    read_until(&mut io, "<success").await;
+    io.write_all(support::HEADER.as_bytes()).await.unwrap();
+    read_until(&mut io, "</stream:features>").await;
+    let bind = "<iq type='set' id='1'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
+    io.write_all(bind.as_bytes()).await.unwrap();
+    read_until(&mut io, "</iq>").await;
+    io.write_all(b"<enable xmlns='urn:xmpp:sm:3'/>")
+        .await
+        .unwrap();
+    read_until(&mut io, "<enabled").await;
+    io.write_all(b"<message id='first'/>").await.unwrap();
+    read_until(&mut io, "<r xmlns='urn:xmpp:sm:3'/>").await;
+    // Nothing asks for its acknowledgement while another is due, and it has none when all ends.
+    io.write_all(b"<message id='second'/>").await.unwrap();
+    read_until(&mut io, "second").await;
+    io.write_all(b"<a xmlns='urn:xmpp:sm:3' h='1'/></stream:stream>")
+        .await
+        .unwrap();
+    let end = read_all(&mut io).await;
+    assert!(
+        end.ends_with(b"</stream:stream>"),
+        "{}",
+        String::from_utf8_lossy(&end)
+    );
+}
+
+#[tokio::test]
 async fn a_panic_while_ending_after_one_ends_the_connection() {
     let world = World::new(0);
     let (mut peer, seen) = puppet(&world, Framing::Tcp).await;
