@@ -159,7 +159,7 @@ SCENARIOS = (
         _ARCHIVE,
         name="mam-page",
         title="pages of 50 messages, 10 clients",
-        arguments=("mamq", "--users", "10", "--connections", "10", "--fill", "1000"),
+        arguments=("mamq", "--users", "10", "--connections", "10", "--fill", "400"),
         unit="page",
     ),
     _ACK,
