@@ -14,7 +14,7 @@ use antiphon_xmpp::stanza::ChildRef;
 use antiphon_xmpp::xml::writer::write_attr;
 use antiphon_xmpp::{Jid, Stanza, StanzaCondition, StanzaError, ns};
 use std::collections::VecDeque;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Messages of which the entity remembers that it archived them, lest they be sent again.
 const REMEMBERED: usize = 128;
@@ -81,10 +81,9 @@ impl Archive {
             .iter()
             .filter(|r| r.is_out)
             .map(|r| (r.dup, r.uid));
-        let is_fresh = |uid: ArchiveId| {
-            is_origin_id(dup) || uid.ms().saturating_add(KNOWN_BY_CONTENT_MS) > now_ms
+        let found = |(known, uid): (u64, ArchiveId)| {
+            (known == dup && is_fresh(dup, uid, now_ms)).then_some(uid)
         };
-        let found = |(known, uid): (u64, ArchiveId)| (known == dup && is_fresh(uid)).then_some(uid);
         here.find_map(found).or_else(|| past.find_map(found))
     }
 }
@@ -92,19 +91,25 @@ impl Archive {
 /// By what a message that is sent again is known: its origin-id (XEP-0359), else its `id` and
 /// content; 0: by nothing. The lowest bit tells the two apart.
 fn dup_of(stanza: &Stanza) -> u64 {
-    let to = stanza.to.as_ref().map_or("", Jid::bare_str).as_bytes();
+    let bare = |jid: &Option<Jid>| jid.as_ref().map_or(0, |j| xxh3_64(j.bare_str().as_bytes()));
+    let pair = bare(&stanza.from).rotate_left(1) ^ bare(&stanza.to);
     let seeded = |seed: u64, bytes: &[u8]| xxh3_64_with_seed(bytes, seed);
     if let Some(id) = attr_of(stanza, ns::SID, "origin-id", "id") {
-        return seeded(seeded(1, to), id.as_bytes()) | 1;
+        return seeded(pair, id.as_bytes()) | 1;
     }
     let Some(id) = &stanza.id else { return 0 };
-    let seed = seeded(seeded(2, to), id.as_bytes());
+    let seed = seeded(!pair, id.as_bytes());
     let hash = seeded(seed, &stanza.payload.content) & !1;
     hash.max(2)
 }
 
 fn is_origin_id(dup: u64) -> bool {
     dup & 1 == 1
+}
+
+/// Whether a message of this uid may still be known by this.
+fn is_fresh(dup: u64, uid: ArchiveId, now_ms: u64) -> bool {
+    is_origin_id(dup) || uid.ms().saturating_add(KNOWN_BY_CONTENT_MS) > now_ms
 }
 
 /// An attribute of a direct child.
@@ -274,17 +279,16 @@ impl User {
             at.map_or_else(SessionId::default, |at| self.sessions[at].id)
         });
         let mut flags = kind;
-        let mut dup = 0;
+        let dup = dup_of(&stanza);
         if let Some(session) = sender {
             flags = kind.and(Flags::OUT);
-            dup = dup_of(&stanza);
             if let Some(uid) = self.sent_before(dup, session, t) {
                 return self.identified(stanza, uid, t);
             }
         }
         let is_again = stanza.uid & RESENT != 0;
         let uid = ArchiveId(stanza.uid & !RESENT);
-        if let Some(known) = self.known(uid) {
+        if let Some(known) = self.known(uid, dup, t.now_ms) {
             return self.identified(stanza, known, t);
         }
         let newest = self
@@ -314,12 +318,15 @@ impl User {
         self.identified(stanza, shown, t)
     }
 
-    /// The id of a message that the store had when the last process died.
-    fn known(&self, uid: ArchiveId) -> Option<ArchiveId> {
+    /// The id of a received message that the store had when the last process died: by its uid, or,
+    /// where the sender's archive had not got that far, as the sender's would know it.
+    fn known(&self, uid: ArchiveId, dup: u64, now_ms: u64) -> Option<ArchiveId> {
         let past = &self.archive.as_ref()?.past;
-        past.iter()
-            .find(|r| uid.0 != 0 && r.uid == uid)
-            .map(|r| r.id)
+        let is_it = |r: &&Recent| {
+            let is_same = dup != 0 && r.dup == dup && is_fresh(dup, r.uid, now_ms);
+            (uid.0 != 0 && r.uid == uid) || (!r.is_out && is_same)
+        };
+        past.iter().find(is_it).map(|r| r.id)
     }
 
     /// The message with its place in this archive (XEP-0359).

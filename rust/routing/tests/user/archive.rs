@@ -418,6 +418,43 @@ fn what_a_dead_process_archived_is_known() {
 }
 
 #[test]
+fn what_only_the_recipients_archive_had_is_known_there() {
+    let first = on(UserRecord::default(), &[Some(0)]).receive(chat("<body>x</body>"));
+    let uid = ArchiveId::first_of(999_999_999_000);
+    let archive = ArchiveState {
+        newest: uid,
+        recent: vec![Recent {
+            id: uid,
+            uid,
+            dup: archived(&first)[0].dup,
+            is_out: false,
+        }],
+        ..ArchiveState::default()
+    };
+    let record = || UserRecord {
+        archive: archive.clone(),
+        ..UserRecord::default()
+    };
+    // The sender's archive, which lost it, gave it another uid.
+    let again = |content| Stanza {
+        uid: uid.0 + 5,
+        ..chat(content)
+    };
+    let out = on(record(), &[Some(0)]).receive(again("<body>x</body>"));
+    assert!(archived(&out).is_empty());
+    assert_eq!(place(&out.delivered[0].1), Some(uid));
+    // Another's, or with another content, it is another message.
+    let other = Stanza {
+        uid: uid.0 + 5,
+        ..message("bo@montague.example", ME, "chat", "<body>x</body>")
+    };
+    for stanza in [again("<body>y</body>"), other] {
+        let out = on(record(), &[Some(0)]).receive(stanza);
+        assert_eq!(archived(&out).len(), 1);
+    }
+}
+
+#[test]
 fn a_conversation_put_away_comes_back_with_a_notice() {
     let filed = vec![id_hash("romeo@montague.example")];
     let archive = ArchiveState {
