@@ -1,7 +1,7 @@
 //! How many offline messages a second the Cassandra engine commits, at what cost and delay.
 //!
 //! `cargo run --release -p antiphon-store --example bench_cassandra -- 127.0.0.1:9042 KEYSPACE
-//! [SECONDS [PID_OF_CASSANDRA]]`, the keyspace made by `antiphon migrate`.
+//! [SECONDS [PID_OF_CASSANDRA [THREADS]]]`, the keyspace made by `antiphon migrate`.
 //!
 //! One line a load (so many writes in flight, or so many a second offered): rows/s, CPU µs per row
 //! of this process (all threads, the load included) and of Cassandra, rows per batch, and the delay
@@ -40,7 +40,11 @@ fn main() {
     let keyspace = arguments.next().unwrap();
     let seconds: f64 = arguments.next().map_or(5.0, |text| text.parse().unwrap());
     let server: Option<u32> = arguments.next().map(|text| text.parse().unwrap());
-    let store = Cassandra::open(CassandraConfig::new(vec![point], keyspace)).unwrap();
+    let mut config = CassandraConfig::new(vec![point], keyspace);
+    if let Some(threads) = arguments.next() {
+        config.threads = threads.parse().unwrap();
+    }
+    let store = Cassandra::open(config).unwrap();
     let users = users(&store, 5000);
     println!("  owners      load   rows/s  µs/row: own Cassandra  rows/batch  ack ms p50    p99");
     let loads = [
