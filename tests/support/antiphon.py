@@ -78,7 +78,6 @@ class Antiphon(Server):
             tables.setdefault("auth", {})["client_ca"] = self.authority.ca
         if self.contact_points:
             tables.setdefault("storage", {})["backend"] = "cassandra"
-            tables.setdefault("archive", {}).setdefault("enabled", False)
             cassandra = tables.setdefault("storage.cassandra", {})
             cassandra.setdefault("contact_points", self.contact_points)
             cassandra.setdefault("keyspace", self.keyspace)

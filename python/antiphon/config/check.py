@@ -219,11 +219,6 @@ def _cassandra(config: Config) -> Found:
         yield from _readable((*path, "ca"), given.ca)
     elif given.certificate is not None:
         yield (*path, "certificate"), "needs the ca beside it, which turns TLS on"
-    if config.archive.enabled:
-        yield (
-            ("archive", "enabled"),
-            "this version keeps archives in SQLite only; set it to false beside Cassandra",
-        )
     if given.user is None and given.password is not None:
         yield (*path, "password"), "needs the user beside it"
     if given.user is not None and given.password is None:
