@@ -60,7 +60,7 @@ pub(crate) fn open(config: &NodeConfig, bridge: &Arc<Bridge>) -> Result<Opened, 
                 .cassandra
                 .as_ref()
                 .ok_or_else(|| ConfigError::Document("storage.cassandra is missing".into()))?;
-            let store = Arc::new(Cassandra::open(cassandra(options, bridge))?);
+            let store = Arc::new(Cassandra::open(cassandra(config, options, bridge))?);
             let read = Arc::clone(&store);
             let readings = move || StoreReadings {
                 queued: read.stats().queued,
@@ -87,7 +87,8 @@ fn sqlite(config: &NodeConfig) -> SqliteConfig {
     }
 }
 
-fn cassandra(options: &Options, bridge: &Arc<Bridge>) -> CassandraConfig {
+fn cassandra(config: &NodeConfig, options: &Options, bridge: &Arc<Bridge>) -> CassandraConfig {
+    let days = u64::from(config.archive.retention_days);
     let tls = options.ca.clone().map(|ca| CassandraTls {
         ca,
         identity: options.certificate.clone().zip(options.key.clone()),
@@ -102,6 +103,7 @@ fn cassandra(options: &Options, bridge: &Arc<Bridge>) -> CassandraConfig {
         connect_wait: Duration::from_secs(options.connect_seconds),
         read_wait: Duration::from_secs(options.read_seconds),
         write_wait: Duration::from_secs(options.write_seconds),
+        retention: (days > 0).then(|| Duration::from_secs(days * 24 * 3600)),
         watcher: watcher(Arc::clone(bridge)),
         ..CassandraConfig::new(options.contact_points.clone(), &options.keyspace)
     }
