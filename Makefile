@@ -26,7 +26,8 @@ TORN_BUT := not restricted and not well_formed and not delivery_table
 
 # What the compiled library is made of. A change to Python files needs no build.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find rust -path rust/fuzz -prune -o \
-	-type f \( -name '*.rs' -o -name '*.sql' -o -name 'Cargo.toml' \) -print)
+	-type f \( -name '*.rs' -o -name '*.sql' -o -name '*.zdict' -o -name 'Cargo.toml' \) -print) \
+	$(wildcard python/antiphon/storage/cassandra/*.cql)
 
 .PHONY: help
 help: ## list the targets
@@ -113,6 +114,8 @@ test-interop: $(VENV)/.built $(VENV)/.tests .cache/.deps ## foreign clients and 
 
 .PHONY: test-cassandra
 test-cassandra: $(VENV)/.built $(VENV)/.tests .cache/.deps ## what needs a real Cassandra, 5.0 and 4.1
+	PYTHONPATH=tests $(BIN)/python -m support.cassandra exec --volatile -- \
+		cargo test --quiet -p antiphon-store --test cassandra
 	$(PYTEST) -q tests/cassandra $(PYTEST_ARGS)
 
 .PHONY: test-fuzz
