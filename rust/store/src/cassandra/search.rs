@@ -19,15 +19,16 @@ use std::sync::atomic::Ordering;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Messages of a segment.
-pub(super) const SEGMENT: u32 = 256;
+/// Messages of a segment. With 256 (measured) the filters of an archive are smaller by a third, but
+/// a word that is in one message of 500 is in every second segment.
+pub(super) const SEGMENT: u32 = 64;
 
-/// Filters of the first request, and of a later one at most: 3 KB each.
-const FIRST_FILTERS: i32 = 16;
-const MOST_FILTERS: i32 = 256;
+/// Filters of the first request, and of a later one at most: 1 KB each.
+const FIRST_FILTERS: i32 = 32;
+const MOST_FILTERS: i32 = 1024;
 
 /// Segments that are read at a time at most.
-const WAVE: usize = 8;
+const WAVE: usize = 16;
 
 /// A segment that may have answers.
 type Candidate = Span;
