@@ -256,6 +256,32 @@ impl<'a> Turn<'a> {
             Found::Nothing => {}
         }
         let bucket = bucket_of(id);
+        let rows = self.rows_of(record, bucket, uid);
+        let statements = &self.servers().statements;
+        if let Some(at_ms) = record.offline_at_ms {
+            let number = self.now();
+            let values = (self.owner, number, to_cql(at_ms), to_cql(id), number);
+            self.offline.push(Row::new(
+                &statements.offline_refer,
+                values,
+                self.owner.len(),
+            ));
+        }
+        self.is_late |= id < self.state.newest;
+        self.state.archived(id, uid, record.flags);
+        self.pending.push(Pending {
+            place,
+            record,
+            bucket,
+            bytes: rows.iter().map(|row| row.bytes).sum(),
+        });
+        self.rows.extend(rows);
+        Ok(())
+    }
+
+    /// A message in the archive, and in its conversation.
+    fn rows_of(&self, record: &'a ArchiveRecord, bucket: i32, uid: u64) -> [Row<'a>; 2] {
+        let id = record.id.0;
         let peer = record.peer.bare_str();
         let flags = flags_column(record.flags, record.inbox);
         let stanza = packed(&record.stanza, self.owner, peer, record.flags);
@@ -286,25 +312,7 @@ impl<'a> Turn<'a> {
             ttl,
         );
         let by_peer = Row::new(&statements.peer_put, values, self.owner.len() + peer.len());
-        if let Some(at_ms) = record.offline_at_ms {
-            let number = self.now();
-            let values = (self.owner, number, to_cql(at_ms), to_cql(id), number);
-            self.offline.push(Row::new(
-                &statements.offline_refer,
-                values,
-                self.owner.len(),
-            ));
-        }
-        self.is_late |= id < self.state.newest;
-        self.state.archived(id, uid, record.flags);
-        self.pending.push(Pending {
-            place,
-            record,
-            bucket,
-            bytes: message.bytes + by_peer.bytes,
-        });
-        self.rows.extend([message, by_peer]);
-        Ok(())
+        [message, by_peer]
     }
 
     /// Writes what is pending; `false`: the servers are away.

@@ -501,6 +501,43 @@ pub(super) async fn ends(reader: &Reader) -> Result<Option<ArchiveEnds>, Failure
         .map(|(first, last)| ArchiveEnds { first, last }))
 }
 
+/// The UTC day of an id.
+fn day_of(id: i64) -> u64 {
+    ArchiveId(from_cql(id)).ms() / DAY_MS
+}
+
+/// The first message of each conversation on each day, out of messages in their order.
+#[derive(Default)]
+struct Days {
+    /// Only above it.
+    after: i64,
+    limit: usize,
+    day: u64,
+    /// Conversations of the day.
+    seen: HashSet<String>,
+    firsts: Vec<(String, i64)>,
+}
+
+impl Days {
+    fn take(&mut self, id: i64, peer: &str) -> ControlFlow<()> {
+        if day_of(id) != self.day {
+            self.day = day_of(id);
+            self.seen.clear();
+        }
+        if !self.seen.contains(peer) {
+            self.seen.insert(peer.to_owned());
+            if id > self.after {
+                self.firsts.push((peer.to_owned(), id));
+            }
+        }
+        if self.firsts.len() == self.limit {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+}
+
 /// See [`antiphon_routing::store::Store::archive_collections`].
 pub(super) async fn collections(
     reader: &Reader,
@@ -512,7 +549,6 @@ pub(super) async fn collections(
     };
     // From the beginning of the day, whose first message may lie before what is asked for.
     let after = plan.span.after;
-    let day_of = |id: i64| ArchiveId(from_cql(id)).ms() / DAY_MS;
     let begin = to_cql(ArchiveId::first_of(day_of(after) * DAY_MS).0) - 1;
     let whole = Plan {
         span: Span {
@@ -521,24 +557,10 @@ pub(super) async fn collections(
         },
         ..plan
     };
-    let (mut day, mut seen) = (0, HashSet::new());
-    let mut firsts: Vec<(String, i64)> = Vec::new();
-    let mut take = |id: i64, peer: &str| {
-        if day_of(id) != day {
-            day = day_of(id);
-            seen.clear();
-        }
-        if !seen.contains(peer) {
-            seen.insert(peer.to_owned());
-            if id > after {
-                firsts.push((peer.to_owned(), id));
-            }
-        }
-        if firsts.len() == limit {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+    let mut days = Days {
+        after,
+        limit,
+        ..Days::default()
     };
     if whole.full.is_some() {
         reader
@@ -546,7 +568,7 @@ pub(super) async fn collections(
                 let (id, peer) = (row.0, row.1.unwrap_or_default());
                 let fits = whole.message(&reader.jid, row)?.is_some();
                 Ok(if fits {
-                    take(id, peer)
+                    days.take(id, peer)
                 } else {
                     ControlFlow::Continue(())
                 })
@@ -560,14 +582,14 @@ pub(super) async fn collections(
                     whole.without_groupchat && read_flags(row.2).0.has(Flags::GROUPCHAT);
                 match row.1 {
                     Some(peer) if !is_hidden && wanted.is_none_or(|wanted| wanted == peer) => {
-                        take(row.0, peer)
+                        days.take(row.0, peer)
                     }
                     _ => ControlFlow::Continue(()),
                 }
             })
             .await?;
     }
-    firsts
+    days.firsts
         .into_iter()
         .map(|(peer, first)| {
             Ok(Collection {
