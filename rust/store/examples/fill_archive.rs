@@ -50,7 +50,10 @@ fn main() {
             fill.run(&store, || false);
             store.close();
         }
-        _ => panic!("see the head of this file"),
+        _ => {
+            eprintln!("fill_archive: see the head of examples/fill_archive.rs for the arguments");
+            std::process::exit(2);
+        }
     }
 }
 

@@ -383,9 +383,7 @@ impl State {
                         let uid = uid.map_or(id, from_cql);
                         ring.push((id, uid));
                         let is_out = read_flags(flags).0.has(Flags::OUT);
-                        if let Some(dup) = dup
-                            && is_out
-                        {
+                        if let Some(dup) = dup {
                             recent.push(Recent {
                                 id: ArchiveId(id),
                                 uid: ArchiveId(uid),
