@@ -117,6 +117,7 @@ test-cassandra: $(VENV)/.built $(VENV)/.tests .cache/.deps ## what needs a real 
 	PYTHONPATH=tests $(BIN)/python -m support.cassandra exec --volatile -- \
 		cargo test --quiet -p antiphon-store --test cassandra
 	$(PYTEST) -q tests/cassandra $(PYTEST_ARGS)
+	$(PYTEST) -q tests/durability/test_kill.py tests/durability/test_outage.py --store cassandra $(PYTEST_ARGS)
 
 .PHONY: test-fuzz
 test-fuzz: $(TOOLS)/bin/cargo-fuzz ## every fuzz target for half a minute (FUZZ_SECONDS), two at a time
