@@ -93,7 +93,9 @@ async def test_a_message_is_in_both_archives_as_it_was_sent(romeo: Client, julie
         at = datetime.datetime.fromisoformat(found.stamp)
         assert abs((at - before).total_seconds()) < 30
         assert page.is_complete
-        assert (page.rsm("first"), page.rsm("last"), page.count) == (found.id, found.id, 1)
+        assert (page.rsm("first"), page.rsm("last")) == (found.id, found.id)
+        # A store that would have to read them all says no number.
+        assert page.count in (1, None)
         if client is juliet:
             # XEP-0313 #archives-id: the live message tells its id.
             assert place(got, juliet.bare) == found.id

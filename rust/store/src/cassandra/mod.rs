@@ -355,14 +355,24 @@ impl Store for Cassandra {
         })
     }
 
+    /// Counts by reading, so only what one page holds.
     fn archive_count(
         &self,
-        _owner: &Jid,
-        _filter: ArchiveFilter,
-        _most: u64,
+        owner: &Jid,
+        filter: ArchiveFilter,
+        most: u64,
     ) -> StoreFuture<Option<u64>> {
-        // Only by reading all of them.
-        Box::pin(std::future::ready(Ok(None)))
+        let limit = usize::try_from(most).unwrap_or(usize::MAX);
+        if limit > PAGE_MAX {
+            return Box::pin(std::future::ready(Ok(None)));
+        }
+        let page = self.archive_page(owner, filter, false, limit.max(1));
+        Box::pin(async move {
+            let page = page.await?;
+            let count = page.messages.len();
+            let is_all = page.is_complete && count <= limit;
+            Ok(is_all.then_some(count as u64))
+        })
     }
 
     fn archive_known(&self, owner: &Jid, ids: Vec<ArchiveId>) -> StoreFuture<Vec<ArchiveId>> {

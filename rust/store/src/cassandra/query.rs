@@ -7,6 +7,7 @@ use super::plan::{kind, subscription};
 use super::purge;
 use super::servers::Servers;
 use super::{BUCKETS, from_cql, kind_number, to_cql};
+use antiphon_routing::archive::ArchiveId;
 use antiphon_routing::store::{
     AccountSummary, MapKind, OfflineRecord, PAGE_MAX, Request, RosterItem, UserRecord,
 };
@@ -215,7 +216,9 @@ pub(super) async fn offline(
                 records.push(OfflineRecord {
                     id: from_cql(id),
                     at_ms: from_cql(at_ms.unwrap_or(0)),
-                    archived: None,
+                    archived: reference
+                        .filter(|_| stanza.is_none())
+                        .map(|id| ArchiveId(from_cql(id))),
                     stanza: stanza.unwrap_or_default().into(),
                 });
             }
