@@ -2,7 +2,7 @@
 """Loads Antiphon and its rivals in turn and writes what each spent: `make bench`.
 
     python benchmarks/run.py [SCENARIO]...    all, or without names: every scenario
-    QUICK=1                                   five minutes in total, rivals only tuned; without
+    QUICK=1                                   six minutes in total, rivals only tuned; without
                                               names one row about archives, not all of them
     REPETITIONS=3 SECONDS_EACH=6              how often, and how long each
 
