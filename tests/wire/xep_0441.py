@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from support import ns
 from support.archive import ALL_MAM, MAM_2, archive, said
 from support.client import Client
 from support.play import Clients
@@ -151,3 +152,76 @@ async def test_preferences_of_another_are_forbidden(romeo: Client, juliet: Clien
     for kind, payload in (("get", E("prefs", MAM_2)), ("set", prefs("never"))):
         reply = await juliet.iq(kind, to=romeo.bare, payload=payload)
         assert reply.condition == "forbidden"
+
+
+# The command, XEP-0441 #sect-adhoc.
+
+
+CONFIGURE = "urn:xmpp:mam#configure"
+
+
+async def configure(client: Client, *children: Element, **attrs: object) -> Element:
+    """Sends the command to the server; the answer."""
+    payload = E("command", ns.COMMANDS, *children, node=CONFIGURE, **attrs)
+    return await client.iq("set", to=client.host, payload=payload)
+
+
+def submission(**fields: list[str]) -> Element:
+    """What a client filled out."""
+    values = {"FORM_TYPE": [CONFIGURE], **fields}
+    return E(
+        "x",
+        ns.DATA_FORMS,
+        *(
+            E("field", None, *(E("value", None, text) for text in texts), var=var)
+            for var, texts in values.items()
+        ),
+        type="submit",
+    )
+
+
+async def test_preferences_are_a_form_of_a_command(romeo: Client, juliet: Client) -> None:
+    payload = E("query", ns.DISCO_ITEMS, node=ns.COMMANDS)
+    reply = await romeo.iq("get", to=romeo.host, payload=payload)
+    listed = {i.get("node") for i in reply.at(("query", ns.DISCO_ITEMS)).all("item")}
+    assert CONFIGURE in listed
+    await set_prefs(romeo, "roster", ["a@a.example"], ["b@a.example/x"])
+    started = (await configure(romeo, action="execute")).at(("command", ns.COMMANDS))
+    fields = {f.get("var"): f for f in started.at(("x", ns.DATA_FORMS)).all("field")}
+    shown = {var: [v.text for v in f.all("value")] for var, f in fields.items()}
+    assert shown == {
+        "FORM_TYPE": [CONFIGURE],
+        "default": ["roster"],
+        "always": ["a@a.example"],
+        "never": ["b@a.example/x"],
+    }
+    filled = submission(default=["always"], never=[juliet.bare])
+    session = started.get("sessionid")
+    reply = await configure(romeo, filled, action="complete", sessionid=session)
+    assert reply.at(("command", ns.COMMANDS)).get("status") == "completed"
+    found = (await romeo.iq("get", payload=E("prefs", MAM_2))).at(("prefs", MAM_2))
+    assert (found.get("default"), jids(found, "always")) == ("always", [])
+    assert jids(found, "never") == [juliet.bare]
+    await said(romeo, juliet, "x")
+    assert (await archive(romeo)).results == []
+    assert (await archive(juliet)).bodies == ["x"]
+
+
+@pytest.mark.parametrize(
+    "filled",
+    [
+        submission(),
+        submission(default=["sometimes"]),
+        submission(default=["always"], never=["@"]),
+        submission(default=["always"], always=[f"u{n}@a.example" for n in range(1_000)]),
+    ],
+    ids=["nothing", "no such default", "no address", "too many"],
+)
+async def test_a_form_that_cannot_be_changes_nothing(romeo: Client, filled: Element) -> None:
+    before = await set_prefs(romeo, "roster", ["a@a.example"], ["b@a.example"])
+    started = (await configure(romeo)).at(("command", ns.COMMANDS))
+    session = started.get("sessionid")
+    reply = await configure(romeo, filled, action="complete", sessionid=session)
+    assert reply.condition in ("bad-request", "not-acceptable", "resource-constraint")
+    after = (await romeo.iq("get", payload=E("prefs", MAM_2))).at(("prefs", MAM_2))
+    assert after.canonical() == before.canonical()
