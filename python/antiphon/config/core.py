@@ -99,6 +99,7 @@ class CoreArchive(Struct, frozen=True, kw_only=True):
     inbox: bool
     retention_days: int
     messages_per_account: int
+    bin_days: int
     page_max: int
 
 

@@ -111,6 +111,15 @@ class Archive(Section, frozen=True, kw_only=True):
             description="Beyond that many the oldest are deleted, before long; 0: no limit.",
         ),
     ] = 0
+    bin_days: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=36_500,
+            description="Conversations in the box `bin` of the inbox are deleted so long after "
+            "their last message; their messages stay in the archive; 0: only by their owner.",
+        ),
+    ] = 30
     page_max: Annotated[
         int, Meta(ge=1, le=1000, description="Messages in one page, whatever is asked for.")
     ] = 250

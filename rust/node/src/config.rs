@@ -273,6 +273,8 @@ pub struct Archive {
     pub inbox: bool,
     pub retention_days: u32,
     pub messages_per_account: u64,
+    #[serde(default)]
+    pub bin_days: u32,
     pub page_max: usize,
 }
 
@@ -285,6 +287,7 @@ impl Default for Archive {
             inbox: false,
             retention_days: 0,
             messages_per_account: 0,
+            bin_days: 0,
             page_max: 250,
         }
     }

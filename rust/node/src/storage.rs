@@ -82,6 +82,7 @@ fn sqlite(config: &NodeConfig) -> SqliteConfig {
         retention: Retention {
             days: Some(archive.retention_days).filter(|days| *days > 0),
             messages: Some(archive.messages_per_account).filter(|most| *most > 0),
+            bin_days: Some(archive.bin_days).filter(|days| *days > 0),
         },
         ..SqliteConfig::new(&config.data_dir)
     }

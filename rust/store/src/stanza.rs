@@ -40,6 +40,13 @@ pub(crate) fn is_with(stanza: &[u8], owner: &Jid, flags: Flags, with: &Jid) -> b
     }
 }
 
+/// The `id` of the message that this one corrects (XEP-0308).
+pub(crate) fn corrected(stanza: &[u8]) -> Option<String> {
+    let stanza = Stanza::from_bytes(stanza).ok()?;
+    let replace = stanza.child(ns::CORRECT, "replace")?;
+    replace.attr("id").map(str::to_owned)
+}
+
 /// What stands for a retracted message (XEP-0424 #tombstones): its root with nothing but
 /// `<retracted/>` inside. `None` for what is no stanza.
 pub(crate) fn tombstone(stanza: &[u8], at_ms: u64, id: Option<&str>) -> Option<Vec<u8>> {

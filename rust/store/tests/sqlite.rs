@@ -10,9 +10,10 @@ mod contract;
 #[cfg(unix)]
 mod crash;
 
-use antiphon_routing::archive::{Edit, Reference};
+use antiphon_routing::archive::{Edit, InboxChange, Reference};
 use antiphon_routing::store::{Store, StoreError, Write};
 use antiphon_store::sqlite::{OpenError, Retention, Sqlite, SqliteConfig};
+use antiphon_xmpp::Jid;
 use contract::archive::{JULIET, ROMEO, at, keep, message, pair, purge, stanza, tell};
 use contract::{Place, Stalled, create, credentials, jid, put, record, wait};
 use rusqlite::Connection;
@@ -79,6 +80,10 @@ impl Place for Directory {
 }
 
 contract_suite!(Directory);
+contract_suite!(Directory, corrections:
+    the_inbox_shows_what_was_corrected_and_counts_it_once
+    only_the_newest_correction_is_found_and_a_retraction_takes_all
+);
 
 fn open(directory: &Directory) -> Sqlite {
     Sqlite::open(directory.config()).expect("opened")
@@ -325,7 +330,11 @@ fn archives_keep_as_much_as_they_may() {
     let directory = Directory::new();
     // The messages are seconds apart, the clock stands at the first one's day and a bit.
     let config = |days, messages| SqliteConfig {
-        retention: Retention { days, messages },
+        retention: Retention {
+            days,
+            messages,
+            bin_days: None,
+        },
         clock: Arc::new(|| at(24 * 60 * 60 + 400).ms()),
         ..directory.config()
     };
@@ -354,6 +363,50 @@ fn archives_keep_as_much_as_they_may() {
     );
     assert_eq!(contract::archive::all(&store, &dust).len(), 10);
     until(&directory, "SELECT COUNT(*) FROM message", 110);
+}
+
+#[test]
+fn the_bin_is_emptied_in_time() {
+    let directory = Directory::new();
+    let store = open(&directory);
+    let [romeo, _] = pair(&store);
+    for n in 0..6 {
+        tell(&store, &format!("p{n}@b.example"), ROMEO, n * 100, "x");
+    }
+    for n in 0..5 {
+        put(&store, into_bin(&romeo, &format!("p{n}@b.example"))).unwrap();
+    }
+    store.close();
+    let config = SqliteConfig {
+        retention: Retention {
+            days: None,
+            messages: None,
+            bin_days: Some(1),
+        },
+        clock: Arc::new(|| at(24 * 60 * 60 + 250).ms()),
+        ..directory.config()
+    };
+    let store = Sqlite::open(config).unwrap();
+    let binned = "SELECT COUNT(*) FROM conversation WHERE box = 'bin'";
+    until(&directory, binned, 2);
+    let entries = "SELECT COUNT(*) FROM conversation WHERE last_id IS NOT NULL";
+    until(&directory, entries, 3);
+    assert_eq!(contract::archive::all(&store, &romeo).len(), 6);
+    // What comes later begins the conversation again.
+    tell(&store, "p0@b.example", ROMEO, 700, "x");
+    until(&directory, entries, 4);
+    until(&directory, binned, 2);
+}
+
+fn into_bin(owner: &Jid, peer: &str) -> Write {
+    Write::InboxSet {
+        owner: owner.clone(),
+        peer: jid(peer),
+        change: InboxChange {
+            in_box: Some("bin".into()),
+            ..InboxChange::default()
+        },
+    }
 }
 
 #[test]

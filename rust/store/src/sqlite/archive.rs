@@ -9,9 +9,8 @@ use super::content::{Packer, Sides, unpack};
 use super::from_sql;
 use super::search::{IndexChange, tokens};
 use super::to_sql;
-use crate::stanza::tombstone;
 use antiphon_routing::archive::{
-    ArchiveDefault, ArchiveId, ArchivePrefs, ArchiveRecord, Edit, Flags, REFERENCE_REACH, Reference,
+    ArchiveDefault, ArchiveId, ArchivePrefs, ArchiveRecord, Flags, REFERENCE_REACH, Reference,
 };
 use antiphon_routing::store::StoreError;
 use antiphon_xmpp::Jid;
@@ -22,9 +21,6 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Entries in each map of what the writer remembers; one that is full begins anew.
 const REMEMBERED: usize = 16_384;
-
-/// What stands for a retracted message of which nothing could be read.
-const EMPTY: &[u8] = b"<message xmlns='jabber:client'/>";
 
 /// What the writer remembers of archives between writes.
 #[derive(Debug, Default)]
@@ -132,7 +128,7 @@ pub(crate) fn is_searchable(flags: Flags) -> bool {
 }
 
 /// A hash of an `id` as the column `mid` has it: 47 bits, which SQLite stores in six bytes.
-fn mid_column(mid: u64) -> Option<i64> {
+pub(super) fn mid_column(mid: u64) -> Option<i64> {
     // 47 bits fit.
     (mid != 0).then(|| ((mid & ((1 << 47) - 1)) as i64).max(1))
 }
@@ -332,7 +328,12 @@ impl Change<'_> {
         Ok(stored.map(|stored| unpack(&stored, sides).is_ok_and(|there| *there == *stanza)))
     }
 
-    fn put_content(&mut self, key: i64, stanza: &[u8], sides: Sides<'_>) -> Result<(), Failure> {
+    pub(super) fn put_content(
+        &mut self,
+        key: i64,
+        stanza: &[u8],
+        sides: Sides<'_>,
+    ) -> Result<(), Failure> {
         let stored = self.state.archive.packer.pack(stanza, sides);
         self.run(
             "INSERT INTO message (key, stanza) VALUES (?1, ?2)",
@@ -342,62 +343,6 @@ impl Change<'_> {
             *top = key.max(*top);
         }
         Ok(())
-    }
-
-    /// See [`antiphon_routing::store::Write::ArchiveEdit`].
-    pub(super) fn archive_edit(
-        &mut self,
-        jid: &Jid,
-        (peer, is_out): (&Jid, bool),
-        target: Reference,
-        edit: &Edit,
-    ) -> Result<(), Failure> {
-        let owner = self.account(jid)?;
-        let Some(conversation) = self.find_conversation(owner, peer.bare_str())? else {
-            return Ok(());
-        };
-        let Some(id) = self.referred(owner, conversation, target, Some(is_out))? else {
-            return Ok(());
-        };
-        let place = self
-            .statement(
-                "SELECT a.id, a.conversation, a.flags, a.uid, a.content FROM archive AS a
-                 WHERE a.owner = ?1 AND a.id = ?2",
-            )?
-            .query_row((owner, id), Place::read)
-            .optional()?;
-        let Some(mut place) = place else {
-            return Ok(());
-        };
-        let peer = peer.bare_str();
-        match edit {
-            Edit::Supersede if place.flags.has(Flags::SUPERSEDED) => return Ok(()),
-            Edit::Retract { .. } if place.flags.has(Flags::RETRACTED) => return Ok(()),
-            Edit::Supersede => {
-                self.unindex(owner, &place, peer)?;
-                place.flags = place.flags.and(Flags::SUPERSEDED);
-            }
-            Edit::Retract { at_ms, id } => {
-                let sides = Sides::new(jid.bare_str(), peer, is_out);
-                let old = self.stanza(place.key(), sides)?;
-                let new = tombstone(&old, *at_ms, id.as_deref());
-                let key = -self.next_id()?;
-                self.release(owner, &place, peer)?;
-                self.put_content(key, new.as_deref().unwrap_or(EMPTY), sides)?;
-                place.content = Some(key);
-                // There is nothing left to search.
-                let flags = place.flags.and(Flags::RETRACTED).0 & !Flags::SEARCHABLE.0;
-                place.flags = Flags(flags);
-            }
-        }
-        self.run(
-            "UPDATE archive SET flags = ?3, content = ?4 WHERE owner = ?1 AND id = ?2",
-            (owner, id, place.flags.0, place.content),
-        )?;
-        self.run(
-            "UPDATE thread SET flags = ?3 WHERE conversation = ?1 AND id = ?2",
-            (conversation, id, place.flags.0),
-        )
     }
 
     /// The stanza under a key; empty if it is not there.
@@ -480,7 +425,7 @@ impl Change<'_> {
     }
 
     /// A message is to be found no more in this archive.
-    fn unindex(&mut self, owner: i64, place: &Place, peer: &str) -> Result<(), Failure> {
+    pub(super) fn unindex(&mut self, owner: i64, place: &Place, peer: &str) -> Result<(), Failure> {
         if !is_searchable(place.flags) {
             return Ok(());
         }

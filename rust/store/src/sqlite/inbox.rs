@@ -106,13 +106,22 @@ impl Change<'_> {
     /// See [`antiphon_routing::store::Write::InboxEmptyBin`].
     pub(super) fn inbox_empty_bin(&mut self, jid: &Jid, before_ms: u64) -> Result<(), Failure> {
         let owner = self.account(jid)?;
+        self.empty_bin(owner, before_ms)
+    }
+
+    /// Deletes the conversations in the bin whose last message is older.
+    pub(super) fn empty_bin(&mut self, owner: i64, before_ms: u64) -> Result<(), Failure> {
         // What was unread in it stays uncounted if the conversation begins again.
-        self.run(
-            "UPDATE conversation SET last_id = NULL, unread = 0, read_id = MAX(read_id, last_id),
-             box = NULL, muted_until_ms = 0, stanza = NULL
-             WHERE owner = ?1 AND box = 'bin' AND last_id < ?2",
-            (owner, to_sql(ArchiveId::first_of(before_ms).0)),
-        )?;
+        let emptied = self
+            .statement(
+                "UPDATE conversation SET last_id = NULL, unread = 0,
+                 read_id = MAX(read_id, last_id), box = NULL, muted_until_ms = 0, stanza = NULL
+                 WHERE owner = ?1 AND box = 'bin' AND last_id < ?2",
+            )?
+            .execute((owner, to_sql(ArchiveId::first_of(before_ms).0)))?;
+        if emptied == 0 {
+            return Ok(());
+        }
         self.drop_empty_conversations(owner)
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod archive;
 mod archive_query;
 mod checkpoint;
 pub(crate) mod content;
+mod edit;
 mod error;
 mod inbox;
 mod inbox_query;

@@ -28,6 +28,8 @@ pub struct Retention {
     pub days: Option<u32>,
     /// Messages in one archive; the oldest go.
     pub messages: Option<u64>,
+    /// Days after its last message that a conversation stays in the inbox's bin.
+    pub bin_days: Option<u32>,
 }
 
 /// Where a pass of the retention is.
@@ -199,8 +201,9 @@ impl Change<'_> {
     ) -> Result<bool, Failure> {
         let begin = Instant::now();
         while begin.elapsed() < STEP {
+            // Every message belongs to a conversation; a conversation may have none left.
             let next: Option<i64> = self
-                .statement("SELECT MIN(owner) FROM archive WHERE owner > ?1")?
+                .statement("SELECT MIN(owner) FROM conversation WHERE owner > ?1")?
                 .query_row([pass.after], |row| row.get(0))?;
             let Some(owner) = next else {
                 *pass = Pass {
@@ -210,6 +213,9 @@ impl Change<'_> {
                 return Ok(false);
             };
             pass.after = owner;
+            if let Some(days) = retention.bin_days {
+                self.empty_bin(owner, days_ago(now_ms, days))?;
+            }
             let before = self.kept_from(owner, retention, now_ms)?;
             let oldest: Option<i64> = self
                 .statement("SELECT MIN(id) FROM archive WHERE owner = ?1")?
@@ -225,8 +231,7 @@ impl Change<'_> {
     /// The id from which on an archive keeps its messages.
     fn kept_from(&self, owner: i64, retention: Retention, now_ms: u64) -> Result<i64, Failure> {
         let by_age = retention.days.map_or(0, |days| {
-            let age_ms = u64::from(days) * 24 * 60 * 60 * 1000;
-            to_sql(ArchiveId::first_of(now_ms.saturating_sub(age_ms)).0)
+            to_sql(ArchiveId::first_of(days_ago(now_ms, days)).0)
         });
         let by_number = match retention.messages {
             None => 0,
@@ -241,6 +246,10 @@ impl Change<'_> {
         };
         Ok(by_age.max(by_number))
     }
+}
+
+fn days_ago(now_ms: u64, days: u32) -> u64 {
+    now_ms.saturating_sub(u64::from(days) * 24 * 60 * 60 * 1000)
 }
 
 impl From<Failure> for StoreError {

@@ -4,6 +4,7 @@
 
 pub mod accounts;
 pub mod archive;
+pub mod corrections;
 pub mod inbox;
 pub mod lists;
 pub mod map;
