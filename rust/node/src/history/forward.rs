@@ -14,6 +14,11 @@ pub(super) fn mam_namespace(ns: &str) -> Option<&'static str> {
         .find(|known| *known == ns)
 }
 
+/// Whether a dialect is older than stanza ids (XEP-0359).
+pub(super) fn is_old_dialect(ns: &str) -> bool {
+    ns == ns::MAM_0 || ns == ns::MAM_TMP
+}
+
 /// XEP-0082 #profiles-datetime, in UTC, to the millisecond.
 pub(super) fn write_stamp(at_ms: u64, out: &mut Vec<u8>) {
     let (days, ms_of_day) = (at_ms / 86_400_000, at_ms % 86_400_000);

@@ -24,7 +24,7 @@ use antiphon_routing::store::{PAGE_MAX, Store, StoreError, Write};
 use antiphon_routing::user::{Call, CallAnswer};
 use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
 use antiphon_xmpp::{Element, Jid};
-use forward::{Results, mam_namespace};
+use forward::{Results, is_old_dialect, mam_namespace};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -188,6 +188,10 @@ impl Node {
         if let Some((from, upto)) = ends.filter(|_| shows_all && owner == session.jid.bare()) {
             let read = Call::ArchiveRead { from, upto };
             self.entity(owner.clone(), read).await?;
+        }
+        if is_old_dialect(ns) && owner == session.jid.bare() {
+            let old = Call::ArchiveOldDialect;
+            self.entity(owner.clone(), old).await?;
         }
         Ok(Value::ArchivePage {
             first: ends.map(|(first, _)| results.text(first)),

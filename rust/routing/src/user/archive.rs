@@ -33,6 +33,8 @@ pub(super) struct Archive {
     past: Vec<Recent>,
     /// See [`ArchiveState::filed`].
     filed: Vec<u64>,
+    /// See [`super::Call::ArchiveOldDialect`].
+    speaks_old: bool,
 }
 
 /// A message whose acknowledgement may not have reached its sender.
@@ -54,6 +56,7 @@ impl Archive {
             sent: VecDeque::new(),
             past: state.recent,
             filed: state.filed,
+            speaks_old: false,
         }))
     }
 
@@ -331,13 +334,29 @@ impl User {
 
     /// The message with its place in this archive (XEP-0359).
     pub(super) fn identified(&self, stanza: Stanza, id: ArchiveId, t: &Turn) -> Stanza {
-        let mut child = Vec::with_capacity(128);
-        child.extend_from_slice(b"<stanza-id");
-        write_attr("xmlns", ns::SID, &mut child);
-        write_attr("by", self.jid.as_str(), &mut child);
-        write_attr("id", &id.text(&self.jid, t.policy.archive_key), &mut child);
-        child.extend_from_slice(b"/>");
-        stanza.with_written(ns::SID, "stanza-id", &child)
+        let id = id.text(&self.jid, t.policy.archive_key);
+        let write = |ns: &str, name: &str| {
+            let mut child = Vec::with_capacity(128);
+            child.push(b'<');
+            child.extend_from_slice(name.as_bytes());
+            write_attr("xmlns", ns, &mut child);
+            write_attr("by", self.jid.as_str(), &mut child);
+            write_attr("id", &id, &mut child);
+            child.extend_from_slice(b"/>");
+            child
+        };
+        let stanza = stanza.with_written(ns::SID, "stanza-id", &write(ns::SID, "stanza-id"));
+        if !self.archive.as_ref().is_some_and(|a| a.speaks_old) {
+            return stanza;
+        }
+        // XEP-0313 0.2 §3: what told a live message's place before XEP-0359.
+        let archived = write(ns::MAM_TMP, "archived");
+        stanza.with_written(ns::MAM_TMP, "archived", &archived)
+    }
+
+    /// See [`super::Call::ArchiveOldDialect`].
+    pub(super) fn speaks_old_dialect(&mut self) {
+        self.archive_mut().speaks_old = true;
     }
 
     fn record(&mut self, entry: Entry, t: &mut Turn) {

@@ -56,6 +56,10 @@ impl User {
                 self.seen(from, upto, t);
                 Ok(CallAnswer::Done)
             }
+            Call::ArchiveOldDialect => {
+                self.speaks_old_dialect();
+                Ok(CallAnswer::Done)
+            }
             Call::InboxSet { peer, change } => self.set_inbox(peer, change, t),
             Call::Exists | Call::MaySeePresence { .. } | Call::Sessions => Ok(CallAnswer::Done),
         }

@@ -181,6 +181,10 @@ pub enum Call {
         /// Up to this one.
         upto: ArchiveId,
     },
+    /// A session has asked its archive in a dialect that is older than stanza ids (`mam:tmp`,
+    /// `mam:0`): from here on live messages name their place as those texts have it, too, until the
+    /// entity goes.
+    ArchiveOldDialect,
     /// Changes a conversation of the inbox. `service-unavailable` without an inbox.
     InboxSet {
         /// The conversation's bare JID.

@@ -236,6 +236,24 @@ fn what_nobody_takes_waits_in_the_archive() {
 }
 
 #[test]
+fn who_speaks_an_old_dialect_is_told_places_as_it_has_them() {
+    const TMP: &str = "urn:xmpp:mam:tmp";
+    let mut world = on(UserRecord::default(), &[Some(0)]);
+    let marked = |world: &mut World| {
+        let forged = format!("<body>x</body><archived xmlns='{TMP}' by='{ME}' id='forged'/>");
+        let out = world.receive(chat(&forged));
+        let shown = out.to(1)[0].clone();
+        let id = |ns, name| shown.child(ns, name).map(|e| e.attr("id").unwrap().to_owned());
+        (id("urn:xmpp:sid:0", "stanza-id"), id(TMP, "archived"))
+    };
+    let (place, archived) = marked(&mut world);
+    assert!(place.is_some() && archived.is_none());
+    world.call(Call::ArchiveOldDialect).0.unwrap();
+    let (place, archived) = marked(&mut world);
+    assert!(place.is_some() && archived == place);
+}
+
+#[test]
 fn blocked_and_refused_messages_are_not_archived() {
     let mut world = on(UserRecord::default(), &[Some(0)]);
     world.block(&["romeo@montague.example"]);
