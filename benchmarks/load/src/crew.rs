@@ -2,7 +2,7 @@
 
 use crate::Failure;
 use crate::options::Options;
-use crate::pool::{Event, Handler, Pool};
+use crate::pool::{Event, Handler, Pool, TICK};
 use crate::scram::KeyCache;
 use crate::session::{Progress, Session};
 use mio::Events;
@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 const LOGIN_SECONDS: u64 = 60;
 /// Longest time for the ends of all streams.
 const LEAVING: Duration = Duration::from_secs(3);
-/// A round of the loop waits at most so long.
-pub const TICK: Duration = Duration::from_millis(100);
 
 /// Clients by the number of their connection.
 pub struct Crew {
@@ -136,12 +134,7 @@ impl Crew {
                 })
                 .collect(),
         };
-        let end = Instant::now() + LEAVING;
-        while !leaving.left.is_empty() && Instant::now() < end {
-            if pool.turn(events, &mut leaving, TICK).is_err() {
-                return;
-            }
-        }
+        let _ = pool.run_until(events, &mut leaving, LEAVING, |these| these.left.is_empty());
     }
 
     /// Lets the loop run for a time while clients only answer.
@@ -154,11 +147,7 @@ impl Crew {
         events: &mut Events,
         time: Duration,
     ) -> Result<(), Failure> {
-        let end = Instant::now() + time;
-        while let Some(left) = end.checked_duration_since(Instant::now()) {
-            pool.turn(events, self, left.min(TICK))?;
-        }
-        Ok(())
+        pool.run_for(events, self, time)
     }
 }
 
@@ -168,11 +157,10 @@ impl Handler for Crew {
             self.login(pool, id, event)?;
             return Ok(());
         }
-        match event {
-            Event::Stanza(stanza) => self.courtesy(pool, id, stanza).map(|_| ()),
-            Event::Connected => Ok(()),
-            Event::End | Event::Closed => Err(ended()),
+        if let Some(stanza) = said(event)? {
+            self.courtesy(pool, id, stanza)?;
         }
+        Ok(())
     }
 }
 
@@ -190,8 +178,20 @@ impl Handler for Leaving {
     }
 }
 
+/// What the server said to a client that is ready; `None` if it said nothing.
+///
+/// # Errors
+/// [`Failure::Stream`] if the session has ended.
+pub fn said(event: Event<'_>) -> Result<Option<&[u8]>, Failure> {
+    match event {
+        Event::Stanza(stanza) => Ok(Some(stanza)),
+        Event::Connected => Ok(None),
+        Event::End | Event::Closed => Err(ended()),
+    }
+}
+
 /// A connection that the scenario still needs has ended.
-pub fn ended() -> Failure {
+fn ended() -> Failure {
     Failure::Stream("the server ended a session".to_owned())
 }
 

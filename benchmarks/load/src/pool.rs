@@ -18,7 +18,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// A round of the loop waits at most so long.
+pub const TICK: Duration = Duration::from_millis(100);
 
 /// What happens on a connection.
 pub enum Event<'a> {
@@ -276,6 +279,42 @@ impl Pool {
             }
         }
         self.flush(handler)
+    }
+
+    /// Turns for this time.
+    ///
+    /// # Errors
+    /// As [`Pool::turn`].
+    pub fn run_for<H: Handler>(
+        &mut self,
+        events: &mut Events,
+        handler: &mut H,
+        time: Duration,
+    ) -> Result<(), Failure> {
+        self.run_until(events, handler, time, |_| false).map(drop)
+    }
+
+    /// Turns until it is done, at most for this time; whether it is.
+    ///
+    /// # Errors
+    /// As [`Pool::turn`].
+    pub fn run_until<H: Handler>(
+        &mut self,
+        events: &mut Events,
+        handler: &mut H,
+        time: Duration,
+        is_done: impl Fn(&H) -> bool,
+    ) -> Result<bool, Failure> {
+        let end = Instant::now() + time;
+        loop {
+            if is_done(handler) {
+                return Ok(true);
+            }
+            let Some(left) = end.checked_duration_since(Instant::now()) else {
+                return Ok(false);
+            };
+            self.turn(events, handler, left.min(TICK))?;
+        }
     }
 
     fn link(&mut self, id: usize) -> Option<&mut Link> {

@@ -2,7 +2,7 @@
 
 use super::stamp::Stamps;
 use crate::Failure;
-use crate::crew::{Crew, TICK, events};
+use crate::crew::{Crew, events};
 use crate::histogram::Histogram;
 use crate::meter::{Meter, Report};
 use crate::options::Options;
@@ -47,22 +47,16 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
         pool.open(id)?;
     }
     let begin = Instant::now();
-    while login.done < options.users as u64 || begin.elapsed() < options.warmup {
-        pool.turn(&mut events, &mut login, TICK)?;
-        if begin.elapsed() > FIRST_ROUND {
-            return Err(Failure::Stalled(format!(
-                "{} logins in two minutes",
-                login.done
-            )));
-        }
+    let is_warm =
+        |login: &Login| login.done >= options.users as u64 && begin.elapsed() >= options.warmup;
+    if !pool.run_until(&mut events, &mut login, FIRST_ROUND, is_warm)? {
+        let text = format!("{} logins in two minutes", login.done);
+        return Err(Failure::Stalled(text));
     }
     let meter = Meter::start(options);
     let before = login.done;
     login.is_measured = true;
-    let end = Instant::now() + options.seconds;
-    while let Some(left) = end.checked_duration_since(Instant::now()) {
-        pool.turn(&mut events, &mut login, left.min(TICK))?;
-    }
+    pool.run_for(&mut events, &mut login, options.seconds)?;
     let window = meter.stop();
     let mut report = Report::new("login", options);
     report.window(&window, login.done - before);

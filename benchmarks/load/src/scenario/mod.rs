@@ -2,6 +2,7 @@
 
 pub mod idle;
 pub mod login;
+pub mod mail;
 pub mod msg;
 pub mod presence;
 pub mod query;

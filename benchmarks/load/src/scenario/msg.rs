@@ -4,10 +4,11 @@
 //! that arrives with one. Open loop: messages go out at times that were fixed before, and carry
 //! that time, so a server that stalls cannot slow down the clock it is measured by.
 
-use super::stamp::{self, Stamps, push_hex};
+use super::mail::{Mail, Pace};
+use super::stamp::Stamps;
 use crate::Failure;
 use crate::counter;
-use crate::crew::{Crew, TICK, ended, events};
+use crate::crew::{Crew, events, said};
 use crate::frame;
 use crate::histogram::Histogram;
 use crate::meter::{Meter, Report, Window};
@@ -41,20 +42,13 @@ struct Unacked {
 struct Msg {
     crew: Crew,
     stamps: Stamps,
-    /// What a message of each connection begins with: addressed to its partner.
-    openings: Vec<Vec<u8>>,
-    padding: Vec<u8>,
-    words: Option<Words>,
+    mail: Mail,
     /// With an ack request after each.
     unacked: Vec<Unacked>,
     acked: Histogram,
-    /// Messages of each connection since its last ack request.
-    unasked: Vec<u32>,
     is_running: bool,
-    /// Open loop: nanoseconds between messages, the next one's number and the first one's time.
-    interval_ns: f64,
-    next: u64,
-    first_ns: u64,
+    /// Open loop.
+    pace: Option<Pace>,
     /// Latencies are counted for messages meant to be sent from then until then.
     window_ns: std::ops::Range<u64>,
     latency: Histogram,
@@ -78,13 +72,13 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     let words = options.words.as_deref().map(Words::read).transpose()?;
     let mut msg = Msg::new(crew, words);
     msg.begin(&mut pool)?;
-    msg.run_for(&mut pool, &mut events, options.warmup)?;
+    pool.run_for(&mut events, &mut msg, options.warmup)?;
 
     let crossed = options.metrics.map(counter::crossings).transpose()?;
     let meter = Meter::start(options);
     let before = (msg.sent, msg.received, msg.copies);
     msg.window_ns = msg.stamps.now()..u64::MAX;
-    msg.run_for(&mut pool, &mut events, options.seconds)?;
+    pool.run_for(&mut events, &mut msg, options.seconds)?;
     let window = meter.stop();
     let grown = match (options.metrics, crossed) {
         (Some(address), Some(before)) => Some(counter::since(before, counter::crossings(address)?)),
@@ -92,7 +86,11 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     };
     let after = (msg.sent, msg.received, msg.copies);
     msg.window_ns.end = msg.stamps.now();
-    msg.drain(&mut pool, &mut events)?;
+    msg.is_running = false;
+    pool.set_timer(None)?;
+    pool.run_until(&mut events, &mut msg, DRAIN, |msg| {
+        msg.received + msg.errors >= msg.sent
+    })?;
     let whole = if options.afterwards {
         Some(msg.until_idle(&meter, &mut pool, &mut events)?)
     } else {
@@ -138,17 +136,9 @@ fn sessions(options: &Options) -> Vec<Session> {
 impl Msg {
     fn new(crew: Crew, words: Option<Words>) -> Self {
         let connections = crew.options.connections;
-        let openings = (0..connections)
-            .map(|id| {
-                let to = &crew.sessions[id ^ 1].jid;
-                format!("<message to='{to}' type='chat' id='").into_bytes()
-            })
-            .collect();
         Self {
             stamps: Stamps::new(),
-            openings,
-            padding: vec![b'x'; crew.options.body.saturating_sub(stamp::SIZE)],
-            words,
+            mail: Mail::new(&crew, connections, words),
             // Presence is the first stanza of each.
             unacked: vec![
                 Unacked {
@@ -158,11 +148,8 @@ impl Msg {
                 connections
             ],
             acked: Histogram::default(),
-            unasked: vec![0; connections],
             is_running: true,
-            interval_ns: 0.0,
-            next: 0,
-            first_ns: 0,
+            pace: None,
             window_ns: u64::MAX..u64::MAX,
             latency: Histogram::default(),
             sent: 0,
@@ -173,40 +160,15 @@ impl Msg {
         }
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "rates are at most a million")]
     fn begin(&mut self, pool: &mut Pool) -> Result<(), Failure> {
         if self.crew.options.rate > 0 {
-            self.interval_ns = 1e9 / self.crew.options.rate as f64;
-            self.first_ns = self.stamps.now();
+            self.pace = Some(Pace::new(self.crew.options.rate, &self.stamps));
             return pool.set_timer(Some(Duration::ZERO));
         }
         for _ in 0..self.crew.options.window {
             for id in 0..self.crew.options.connections {
                 self.send(pool, id, self.stamps.now());
             }
-        }
-        Ok(())
-    }
-
-    fn run_for(
-        &mut self,
-        pool: &mut Pool,
-        events: &mut Events,
-        time: Duration,
-    ) -> Result<(), Failure> {
-        let end = Instant::now() + time;
-        while let Some(left) = end.checked_duration_since(Instant::now()) {
-            pool.turn(events, self, left.min(TICK))?;
-        }
-        Ok(())
-    }
-
-    fn drain(&mut self, pool: &mut Pool, events: &mut Events) -> Result<(), Failure> {
-        self.is_running = false;
-        pool.set_timer(None)?;
-        let end = Instant::now() + DRAIN;
-        while self.received + self.errors < self.sent && Instant::now() < end {
-            pool.turn(events, self, TICK)?;
         }
         Ok(())
     }
@@ -221,7 +183,7 @@ impl Msg {
         let end = Instant::now() + CATCHING_UP;
         let mut before = meter.stop();
         loop {
-            self.run_for(pool, events, LOOK)?;
+            pool.run_for(events, self, LOOK)?;
             let now = meter.stop();
             let spent = now.server.total_s - before.server.total_s;
             if spent < IDLE_SHARE * LOOK.as_secs_f64() || Instant::now() > end {
@@ -235,31 +197,13 @@ impl Msg {
         let Some(out) = pool.say(id) else {
             return;
         };
-        out.extend_from_slice(&self.openings[id]);
-        if let Some(words) = &mut self.words {
-            // A mark between words would be a word of its own, in no other message.
-            self.stamps.write(stamp_ns, out);
-            out.extend_from_slice(b"'><body>");
-            words.text(self.crew.options.body, out);
-        } else {
-            push_hex(self.sent, out);
-            out.extend_from_slice(b"'><body>");
-            self.stamps.write(stamp_ns, out);
-            out.extend_from_slice(&self.padding);
-        }
-        out.extend_from_slice(b"</body></message>");
+        self.mail
+            .write(id, (&self.stamps, stamp_ns), self.sent, out);
         self.sent += 1;
         if self.crew.options.sm == 1 {
             let unacked = &mut self.unacked[id];
             unacked.count += 1;
             unacked.times.push_back((unacked.count, stamp_ns));
-        }
-        if self.crew.options.sm > 0 {
-            self.unasked[id] += 1;
-            if self.unasked[id] >= self.crew.options.sm {
-                self.unasked[id] = 0;
-                out.extend_from_slice(b"<r xmlns='urn:xmpp:sm:3'/>");
-            }
         }
     }
 
@@ -297,55 +241,40 @@ impl Msg {
                     .record(self.stamps.now().saturating_sub(stamp_ns));
             }
         }
-        if self.is_running && self.crew.options.rate == 0 && id < self.openings.len() {
+        if self.is_running && self.crew.options.rate == 0 && id < self.mail.clients() {
             self.send(pool, id, self.stamps.now());
         }
-    }
-
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "nanoseconds of ten minutes are below 2^52"
-    )]
-    fn due_ns(&self) -> u64 {
-        self.first_ns + (self.next as f64 * self.interval_ns) as u64
     }
 }
 
 impl Handler for Msg {
     fn on(&mut self, pool: &mut Pool, id: usize, event: Event<'_>) -> Result<(), Failure> {
-        match event {
-            Event::Stanza(stanza) => {
-                let name = frame::name(stanza);
-                if name == b"a" {
-                    self.on_ack(id, stanza);
-                } else if self.crew.courtesy(pool, id, stanza)? && name == b"message" {
-                    self.on_message(pool, id, stanza);
-                }
-                Ok(())
-            }
-            Event::Connected => Ok(()),
-            Event::End | Event::Closed => Err(ended()),
+        let Some(stanza) = said(event)? else {
+            return Ok(());
+        };
+        let name = frame::name(stanza);
+        if name == b"a" {
+            self.on_ack(id, stanza);
+        } else if self.crew.courtesy(pool, id, stanza)? && name == b"message" {
+            self.on_message(pool, id, stanza);
         }
+        Ok(())
     }
 
     fn on_timer(&mut self, pool: &mut Pool) -> Result<(), Failure> {
         if !self.is_running {
             return Ok(());
         }
-        let connections = self.openings.len() as u64;
-        let mut due = self.due_ns();
-        let mut now = self.stamps.now();
-        while due <= now {
-            let id = usize::try_from(self.next % connections).unwrap_or(0);
-            self.send(pool, id, due);
-            self.next += 1;
-            due = self.due_ns();
-            if due > now {
-                now = self.stamps.now();
-            }
+        let connections = self.mail.clients() as u64;
+        let Some(mut pace) = self.pace.take() else {
+            return Ok(());
+        };
+        while let Some((number, due_ns)) = pace.due(&self.stamps) {
+            let id = usize::try_from(number % connections).unwrap_or(0);
+            self.send(pool, id, due_ns);
         }
-        pool.set_timer(Some(Duration::from_nanos(due - now)))
+        let pause = pace.pause();
+        self.pace = Some(pace);
+        pool.set_timer(Some(pause))
     }
 }

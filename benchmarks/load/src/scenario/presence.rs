@@ -2,7 +2,7 @@
 
 use super::stamp::Stamps;
 use crate::Failure;
-use crate::crew::{Crew, TICK, ended, events};
+use crate::crew::{Crew, events, said};
 use crate::frame;
 use crate::meter::{Meter, Report};
 use crate::options::Options;
@@ -12,7 +12,7 @@ use memchr::memmem;
 use mio::Events;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest time for making the subscriptions.
 const SUBSCRIBING: Duration = Duration::from_secs(300);
@@ -64,10 +64,10 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     for _ in 0..options.window {
         presence.broadcast(&mut pool);
     }
-    presence.run_for(&mut pool, &mut events, options.warmup)?;
+    pool.run_for(&mut events, &mut presence, options.warmup)?;
     let meter = Meter::start(options);
     let before = (presence.sent, presence.delivered);
-    presence.run_for(&mut pool, &mut events, options.seconds)?;
+    pool.run_for(&mut events, &mut presence, options.seconds)?;
     let window = meter.stop();
     let mut report = Report::new("presence", options);
     report.window(&window, presence.delivered - before.1);
@@ -106,52 +106,21 @@ impl Presence {
                 );
             }
         }
-        let end = Instant::now() + SUBSCRIBING;
         let wanted = self.pairs.len() * 2;
-        self.wait(pool, events, end, |this| {
-            this.rosters == this.crew.sessions.len()
-        })?;
+        let has_rosters = |this: &Self| this.rosters == this.crew.sessions.len();
+        let mut is_done = pool.run_until(events, self, SUBSCRIBING, has_rosters)?;
         self.phase = Phase::Subscribing;
-        if self.mutual < wanted {
+        if is_done && self.mutual < wanted {
             for _ in 0..ASKED {
                 self.ask(pool);
             }
-            self.wait(pool, events, end, |this| this.granted >= wanted)?;
+            is_done = pool.run_until(events, self, SUBSCRIBING, |this| this.granted >= wanted)?;
         }
-        self.run_for(pool, events, Duration::from_secs(1))
-    }
-
-    fn wait(
-        &mut self,
-        pool: &mut Pool,
-        events: &mut Events,
-        end: Instant,
-        is_done: impl Fn(&Self) -> bool,
-    ) -> Result<(), Failure> {
-        while !is_done(self) {
-            pool.turn(events, self, TICK)?;
-            if Instant::now() > end {
-                return Err(Failure::Stalled(format!(
-                    "{} of {} subscriptions in five minutes",
-                    self.granted,
-                    self.crew.sessions.len() * self.crew.options.contacts
-                )));
-            }
+        if !is_done {
+            let text = format!("{} of {wanted} subscriptions in five minutes", self.granted);
+            return Err(Failure::Stalled(text));
         }
-        Ok(())
-    }
-
-    fn run_for(
-        &mut self,
-        pool: &mut Pool,
-        events: &mut Events,
-        time: Duration,
-    ) -> Result<(), Failure> {
-        let end = Instant::now() + time;
-        while let Some(left) = end.checked_duration_since(Instant::now()) {
-            pool.turn(events, self, left.min(TICK))?;
-        }
-        Ok(())
+        pool.run_for(events, self, Duration::from_secs(1))
     }
 
     fn ask(&mut self, pool: &mut Pool) {
@@ -234,10 +203,8 @@ impl Presence {
 
 impl Handler for Presence {
     fn on(&mut self, pool: &mut Pool, id: usize, event: Event<'_>) -> Result<(), Failure> {
-        let stanza = match event {
-            Event::Stanza(stanza) => stanza,
-            Event::Connected => return Ok(()),
-            Event::End | Event::Closed => return Err(ended()),
+        let Some(stanza) = said(event)? else {
+            return Ok(());
         };
         if !self.crew.courtesy(pool, id, stanza)? {
             return Ok(());

@@ -3,9 +3,10 @@
 //!
 //! Every client has one question on the way and asks the next when the answer is whole.
 
+use super::mail::Mail;
 use super::stamp::{self, Stamps, push_hex};
 use crate::Failure;
-use crate::crew::{Crew, TICK, ended, events};
+use crate::crew::{Crew, events, said};
 use crate::frame;
 use crate::histogram::Histogram;
 use crate::meter::{Meter, Report};
@@ -16,7 +17,7 @@ use crate::words::Words;
 use memchr::memmem;
 use mio::Events;
 use serde_json::{Map, Value, json};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest time for the filling of the archives.
 const FILLING: Duration = Duration::from_secs(300);
@@ -25,7 +26,20 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// What searches ask for, so that they cost what they cost a client that shows them.
 const FOUND: usize = 20;
 /// Kinds of searches.
-const KINDS: [&str; 6] = ["rare", "common", "two words", "phrase", "prefix", "absent"];
+const KINDS: [&str; 8] = [
+    "rare",
+    "common",
+    "two common",
+    "common and rare",
+    "phrase",
+    "prefix",
+    "absent",
+    "with",
+];
+/// Whom the first account of a filled store wrote with: rust/store/examples/archive/world.rs.
+const FIRST_PEER: usize = 1;
+const PEER_STEP: usize = 17;
+const PEERS: usize = 500;
 
 /// A client's question that is on the way.
 #[derive(Default)]
@@ -41,7 +55,7 @@ struct Asked {
 struct Query {
     crew: Crew,
     clock: Stamps,
-    words: Words,
+    mail: Mail,
     asked: Vec<Asked>,
     number: u64,
     is_measured: bool,
@@ -82,14 +96,18 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     for id in 0..options.connections {
         query.ask(&mut pool, id);
     }
-    query.run_for(&mut pool, &mut events, options.warmup)?;
+    pool.run_for(&mut events, &mut query, options.warmup)?;
     let meter = Meter::start(options);
     let before = (query.answered, query.results);
     query.is_measured = true;
-    query.run_for(&mut pool, &mut events, options.seconds)?;
+    pool.run_for(&mut events, &mut query, options.seconds)?;
     let window = meter.stop();
     let (answered, results) = (query.answered - before.0, query.results - before.1);
-    query.drain(&mut pool, &mut events)?;
+    // A slow answer must not be missing because the window ended.
+    query.is_running = false;
+    pool.run_until(&mut events, &mut query, DRAIN, |query| {
+        query.asked.iter().all(|asked| asked.number == 0)
+    })?;
     if answered == 0 {
         return Err(Failure::Stalled("no answer in the whole window".to_owned()));
     }
@@ -118,7 +136,12 @@ impl Query {
         let connections = crew.options.connections;
         Self {
             clock: Stamps::new(),
-            words,
+            // A client alone has no partner, and nothing to fill.
+            mail: Mail::new(
+                &crew,
+                connections * usize::from(crew.options.fill > 0),
+                Some(words),
+            ),
             asked: (0..connections).map(|_| Asked::default()).collect(),
             number: 0,
             is_measured: false,
@@ -144,15 +167,11 @@ impl Query {
                 self.send(pool, id);
             }
         }
-        let end = Instant::now() + FILLING;
-        while self.coming > 0 {
-            pool.turn(events, self, TICK)?;
-            if Instant::now() > end {
-                return Err(Failure::Stalled(format!(
-                    "{} messages of the filling did not arrive",
-                    self.coming
-                )));
-            }
+        if !pool.run_until(events, self, FILLING, |query| query.coming == 0)? {
+            return Err(Failure::Stalled(format!(
+                "{} messages of the filling did not arrive",
+                self.coming
+            )));
         }
         Ok(())
     }
@@ -163,38 +182,10 @@ impl Query {
         }
         self.unsent[id] -= 1;
         self.number += 1;
-        let to = &self.crew.sessions[id ^ 1].jid;
-        let Some(out) = pool.say(id) else {
-            return;
-        };
-        out.extend_from_slice(format!("<message to='{to}' type='chat' id='").as_bytes());
-        self.clock.write(self.number, out);
-        out.extend_from_slice(b"'><body>");
-        self.words.text(self.crew.options.body, out);
-        out.extend_from_slice(b"</body></message>");
-    }
-
-    fn run_for(
-        &mut self,
-        pool: &mut Pool,
-        events: &mut Events,
-        time: Duration,
-    ) -> Result<(), Failure> {
-        let end = Instant::now() + time;
-        while let Some(left) = end.checked_duration_since(Instant::now()) {
-            pool.turn(events, self, left.min(TICK))?;
+        if let Some(out) = pool.say(id) {
+            self.mail
+                .write(id, (&self.clock, self.number), self.number, out);
         }
-        Ok(())
-    }
-
-    /// A slow answer must not be missing because the window ended.
-    fn drain(&mut self, pool: &mut Pool, events: &mut Events) -> Result<(), Failure> {
-        self.is_running = false;
-        let end = Instant::now() + DRAIN;
-        while self.asked.iter().any(|asked| asked.number != 0) && Instant::now() < end {
-            pool.turn(events, self, TICK)?;
-        }
-        Ok(())
     }
 
     fn ask(&mut self, pool: &mut Pool, id: usize) {
@@ -214,11 +205,13 @@ impl Query {
                 question.extend_from_slice(text.as_bytes());
             }
             Kind::Search => {
-                let terms = self.terms(kind / KINDS.len(), kind % KINDS.len());
+                let (n, kind) = (kind / KINDS.len(), kind % KINDS.len());
+                let terms = self.terms(n, KINDS[kind]);
+                let with = self.with(n, KINDS[kind]);
                 let text = format!(
                     "<query xmlns='urn:xmpp:mam:2' queryid='s'><x xmlns='jabber:x:data' \
                      type='submit'><field var='FORM_TYPE' type='hidden'><value>urn:xmpp:mam:2\
-                     </value></field><field var='{{urn:xmpp:fulltext:0}}fulltext'><value>{terms}\
+                     </value></field>{with}<field var='{{urn:xmpp:fulltext:0}}fulltext'><value>{terms}\
                      </value></field></x><set xmlns='http://jabber.org/protocol/rsm'>\
                      <max>{FOUND}</max><before/></set></query>"
                 );
@@ -241,21 +234,38 @@ impl Query {
     }
 
     /// What the `n`th search of a kind looks for; another each time, as far as there are words.
-    fn terms(&self, n: usize, kind: usize) -> String {
-        let count = self.words.len();
-        let rare = self.words.at(count / 3 + n * 53 % (count / 2).max(1));
-        let common = |n: usize| self.words.at(n % 20);
+    fn terms(&self, n: usize, kind: &str) -> String {
+        let Some(words) = self.mail.words() else {
+            return String::new();
+        };
+        let count = words.len();
+        let rare = words.at(count / 3 + n * 53 % (count / 2).max(1));
+        let common = |n: usize| words.at(n % 20);
         match kind {
-            0 => rare.to_owned(),
-            1 => common(n).to_owned(),
-            2 => format!("{} {}", common(n), self.words.at(20 + n % 30)),
-            3 => format!("\"{} {}\"", common(n), common(n + 3)),
-            4 => {
-                let word = self.words.at(count / 20 + n * 7 % (count / 4).max(1));
+            "rare" => rare.to_owned(),
+            "common" | "with" => common(n).to_owned(),
+            "two common" => format!("{} {}", common(n), words.at(20 + n % 30)),
+            "common and rare" => format!("{} {rare}", common(n)),
+            "phrase" => format!("\"{} {}\"", common(n), common(n + 3)),
+            "prefix" => {
+                let word = words.at(count / 20 + n * 7 % (count / 4).max(1));
                 format!("{}*", word.chars().take(3).collect::<String>())
             }
             _ => format!("xqxq{n}"),
         }
+    }
+
+    /// The field that names whom the messages were exchanged with, if this kind has one.
+    fn with(&self, n: usize, kind: &str) -> String {
+        if kind != "with" {
+            return String::new();
+        }
+        let peer = self
+            .crew
+            .options
+            .account(FIRST_PEER + n % PEERS * PEER_STEP);
+        let domain = &self.crew.options.domain;
+        format!("<field var='with'><value>{peer}@{domain}</value></field>")
     }
 
     fn on_answer(&mut self, pool: &mut Pool, id: usize, stanza: &[u8]) -> Result<(), Failure> {
@@ -290,13 +300,13 @@ impl Query {
     }
 
     fn kinds(&self) -> Value {
+        let asked = KINDS.iter().zip(&self.by_kind);
         let of = |(name, found): (&&str, &Histogram)| {
             ((*name).to_owned(), json!(found.quantile_ms(0.99)))
         };
         Value::Object(
-            KINDS
-                .iter()
-                .zip(&self.by_kind)
+            asked
+                .filter(|(_, found)| found.count() > 0)
                 .map(of)
                 .collect::<Map<_, _>>(),
         )
@@ -318,10 +328,8 @@ fn is_complete(stanza: &[u8]) -> bool {
 
 impl Handler for Query {
     fn on(&mut self, pool: &mut Pool, id: usize, event: Event<'_>) -> Result<(), Failure> {
-        let stanza = match event {
-            Event::Stanza(stanza) => stanza,
-            Event::Connected => return Ok(()),
-            Event::End | Event::Closed => return Err(ended()),
+        let Some(stanza) = said(event)? else {
+            return Ok(());
         };
         if !self.crew.courtesy(pool, id, stanza)? {
             return Ok(());

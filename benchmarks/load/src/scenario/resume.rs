@@ -2,14 +2,14 @@
 
 use super::stamp::Stamps;
 use crate::Failure;
-use crate::crew::{Crew, TICK, events};
+use crate::crew::{Crew, events};
 use crate::histogram::Histogram;
 use crate::meter::{Meter, Report};
 use crate::options::Options;
 use crate::pool::{Event, Handler, Pool};
 use crate::session::{Session, Setup};
 use serde_json::Value;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 struct Resume {
     crew: Crew,
@@ -55,11 +55,11 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     for _ in 0..options.window {
         resume.cut_next(&mut pool)?;
     }
-    resume.run_for(&mut pool, &mut events, options.warmup)?;
+    pool.run_for(&mut events, &mut resume, options.warmup)?;
     let meter = Meter::start(options);
     let before = resume.done;
     resume.is_measured = true;
-    resume.run_for(&mut pool, &mut events, options.seconds)?;
+    pool.run_for(&mut events, &mut resume, options.seconds)?;
     let window = meter.stop();
     let mut report = Report::new("resume", options);
     report.window(&window, resume.done - before);
@@ -69,19 +69,6 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
 }
 
 impl Resume {
-    fn run_for(
-        &mut self,
-        pool: &mut Pool,
-        events: &mut mio::Events,
-        time: Duration,
-    ) -> Result<(), Failure> {
-        let end = Instant::now() + time;
-        while let Some(left) = end.checked_duration_since(Instant::now()) {
-            pool.turn(events, self, left.min(TICK))?;
-        }
-        Ok(())
-    }
-
     fn cut_next(&mut self, pool: &mut Pool) -> Result<(), Failure> {
         let id = self.next;
         self.next = (self.next + 1) % self.crew.sessions.len();

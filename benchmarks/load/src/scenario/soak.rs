@@ -4,9 +4,10 @@
 //! one when all is delivered, and then waits: whoever started the server sends it SIGTERM. The
 //! result says what every client was told.
 
-use super::stamp::{self, Stamps, push_hex};
+use super::mail::{Mail, Pace, opening};
+use super::stamp::Stamps;
 use crate::Failure;
-use crate::crew::{Crew, TICK, events};
+use crate::crew::{Crew, events};
 use crate::frame;
 use crate::histogram::Histogram;
 use crate::meter::{Meter, Report};
@@ -27,7 +28,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// Longest wait for the server's end.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// So many messages of the roll call go at once.
-const ROLL_CALL_AT_ONCE: usize = 200;
+const ROLL_CALL_AT_ONCE: u64 = 200;
 /// Reasons of unexpected ends that are reported.
 const MAX_REASONS: usize = 10;
 
@@ -45,15 +46,11 @@ struct Soak {
     crew: Crew,
     stamps: Stamps,
     busy: usize,
-    openings: Vec<Vec<u8>>,
-    padding: Vec<u8>,
+    mail: Mail,
     /// Messages of each busy connection so far, and those that its partner has received.
     said: Vec<u64>,
     heard: Vec<u64>,
-    unasked: Vec<u32>,
-    interval_ns: f64,
-    first_ns: u64,
-    next: u64,
+    pace: Pace,
     is_sending: bool,
     is_stopping: bool,
     latency: Histogram,
@@ -81,12 +78,16 @@ pub fn run(options: &Options) -> Result<Value, Failure> {
     crew.bring_up(&mut pool, &mut events)?;
     say(&json!({"event": "up", "connections": crew.ready, "seconds": seconds(began)}))?;
     let mut soak = Soak::new(crew);
-    soak.begin(&mut pool)?;
+    pool.set_timer(Some(Duration::ZERO))?;
     let meter = Meter::start(options);
     soak.watch(&mut pool, &mut events, began)?;
     let window = meter.stop();
     let received = soak.received;
-    soak.drain(&mut pool, &mut events)?;
+    soak.is_sending = false;
+    pool.set_timer(None)?;
+    pool.run_until(&mut events, &mut soak, DRAIN, |soak| {
+        soak.received + soak.errors >= soak.sent
+    })?;
     soak.roll_call(&mut pool, &mut events)?;
 
     let mut report = Report::new("soak", options);
@@ -139,20 +140,14 @@ fn seconds(since: Instant) -> f64 {
 impl Soak {
     fn new(crew: Crew) -> Self {
         let busy = crew.options.busy;
-        let openings = (0..busy)
-            .map(|id| opening(&crew.sessions[id ^ 1].jid))
-            .collect();
+        let stamps = Stamps::new();
         Self {
-            stamps: Stamps::new(),
+            pace: Pace::new(crew.options.rate, &stamps),
+            stamps,
             busy,
-            openings,
-            padding: vec![b'x'; crew.options.body.saturating_sub(stamp::SIZE)],
+            mail: Mail::new(&crew, busy, None),
             said: vec![0; busy],
             heard: vec![0; busy],
-            unasked: vec![0; busy],
-            interval_ns: 0.0,
-            first_ns: 0,
-            next: 0,
             is_sending: true,
             is_stopping: false,
             latency: Histogram::default(),
@@ -167,13 +162,6 @@ impl Soak {
             reasons: Vec::new(),
             crew,
         }
-    }
-
-    #[allow(clippy::cast_precision_loss, reason = "rates are at most a million")]
-    fn begin(&mut self, pool: &mut Pool) -> Result<(), Failure> {
-        self.interval_ns = 1e9 / self.crew.options.rate as f64;
-        self.first_ns = self.stamps.now();
-        pool.set_timer(Some(Duration::ZERO))
     }
 
     /// Lets it run for the time asked for, a line for each interval.
@@ -191,9 +179,8 @@ impl Soak {
             due = (due + INTERVAL).min(total);
             let (sent, received) = (self.sent, self.received);
             let meter = Meter::start(&self.crew.options);
-            while let Some(left) = (start + due).checked_duration_since(Instant::now()) {
-                pool.turn(events, self, left.min(TICK))?;
-            }
+            let left = (start + due).saturating_duration_since(Instant::now());
+            pool.run_for(events, self, left)?;
             let window = meter.stop();
             let memory = Memory::of(&pids);
             let latency = std::mem::take(&mut self.latency);
@@ -211,25 +198,16 @@ impl Soak {
         Ok(())
     }
 
-    fn drain(&mut self, pool: &mut Pool, events: &mut Events) -> Result<(), Failure> {
-        self.is_sending = false;
-        pool.set_timer(None)?;
-        let end = Instant::now() + DRAIN;
-        while self.received + self.errors < self.sent && Instant::now() < end {
-            pool.turn(events, self, TICK)?;
-        }
-        Ok(())
-    }
-
     /// One message to each idle session: that it is still there can be seen in no other way.
     fn roll_call(&mut self, pool: &mut Pool, events: &mut Events) -> Result<(), Failure> {
         let idle = self.busy..self.farewells.len();
         let mut called = 0;
         let end = Instant::now() + DRAIN;
         for id in idle {
-            while called - self.answered >= ROLL_CALL_AT_ONCE as u64 && Instant::now() < end {
-                pool.turn(events, self, TICK)?;
-            }
+            let left = end.saturating_duration_since(Instant::now());
+            pool.run_until(events, self, left, |soak| {
+                called - soak.answered < ROLL_CALL_AT_ONCE
+            })?;
             let caller = id % self.busy;
             if let Some(out) = pool.say(caller) {
                 out.extend_from_slice(&opening(&self.crew.sessions[id].jid));
@@ -239,23 +217,18 @@ impl Soak {
             }
             called += 1;
         }
-        while self.answered < called && Instant::now() < end {
-            pool.turn(events, self, TICK)?;
-        }
+        let left = end.saturating_duration_since(Instant::now());
+        pool.run_until(events, self, left, |soak| soak.answered >= called)?;
         Ok(())
     }
 
     /// Waits until the server has closed every connection.
     fn see_off(&mut self, pool: &mut Pool, events: &mut Events) -> Result<(), Failure> {
-        let end = Instant::now() + PATIENCE;
-        while self.farewells.iter().any(|farewell| !farewell.is_closed) {
-            if Instant::now() > end {
-                let open = self.farewells.iter().filter(|f| !f.is_closed).count();
-                let text = format!("{open} connections were still open after {PATIENCE:?}");
-                self.because(text);
-                break;
-            }
-            pool.turn(events, self, TICK)?;
+        let is_seen_off = |soak: &Self| soak.farewells.iter().all(|farewell| farewell.is_closed);
+        if !pool.run_until(events, self, PATIENCE, is_seen_off)? {
+            let open = self.farewells.iter().filter(|f| !f.is_closed).count();
+            let text = format!("{open} connections were still open after {PATIENCE:?}");
+            self.because(text);
         }
         Ok(())
     }
@@ -264,21 +237,10 @@ impl Soak {
         let Some(out) = pool.say(id) else {
             return;
         };
-        out.extend_from_slice(&self.openings[id]);
-        push_hex(self.said[id], out);
-        out.extend_from_slice(b"'><body>");
-        self.stamps.write(stamp_ns, out);
-        out.extend_from_slice(&self.padding);
-        out.extend_from_slice(b"</body></message>");
+        self.mail
+            .write(id, (&self.stamps, stamp_ns), self.said[id], out);
         self.said[id] += 1;
         self.sent += 1;
-        if self.crew.options.sm > 0 {
-            self.unasked[id] += 1;
-            if self.unasked[id] >= self.crew.options.sm {
-                self.unasked[id] = 0;
-                out.extend_from_slice(b"<r xmlns='urn:xmpp:sm:3'/>");
-            }
-        }
     }
 
     fn on_message(&mut self, id: usize, stanza: &[u8]) {
@@ -335,21 +297,6 @@ impl Soak {
             self.reasons.push(reason);
         }
     }
-
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "nanoseconds of an hour are below 2^52"
-    )]
-    fn due_ns(&self) -> u64 {
-        self.first_ns + (self.next as f64 * self.interval_ns) as u64
-    }
-}
-
-/// A message to this address, up to its id.
-fn opening(to: &str) -> Vec<u8> {
-    format!("<message to='{to}' type='chat' id='").into_bytes()
 }
 
 impl Handler for Soak {
@@ -370,17 +317,10 @@ impl Handler for Soak {
             return Ok(());
         }
         let busy = self.busy as u64;
-        let mut due = self.due_ns();
-        let mut now = self.stamps.now();
-        while due <= now {
-            let id = usize::try_from(self.next % busy).unwrap_or(0);
-            self.send(pool, id, due);
-            self.next += 1;
-            due = self.due_ns();
-            if due > now {
-                now = self.stamps.now();
-            }
+        while let Some((number, due_ns)) = self.pace.due(&self.stamps) {
+            let id = usize::try_from(number % busy).unwrap_or(0);
+            self.send(pool, id, due_ns);
         }
-        pool.set_timer(Some(Duration::from_nanos(due - now)))
+        pool.set_timer(Some(self.pace.pause()))
     }
 }
