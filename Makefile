@@ -128,8 +128,16 @@ fuzz: $(TOOLS)/bin/cargo-fuzz ## the same for a quarter of an hour each
 	@rust/fuzz/run.sh $(or $(FUZZ_SECONDS),900)
 
 .PHONY: bench
-bench: $(VENV)/.built $(VENV)/.tests ## every target beside the rivals; to benchmarks/results; QUICK=1: five minutes
+bench: $(VENV)/.built $(VENV)/.tests ## every target beside the rivals, 35 minutes; to benchmarks/results; QUICK=1: five
 	$(BIN)/python benchmarks/run.py
+
+.PHONY: bench-cassandra
+bench-cassandra: $(VENV)/.built $(VENV)/.tests .cache/.deps ## archive, inbox and search in Cassandra; results as of bench
+	$(BIN)/python benchmarks/run.py cassandra
+
+.PHONY: storm
+storm: $(VENV)/.built $(VENV)/.tests ## live sessions beside 5,000 that log in, Prosody too; results as of bench
+	$(BIN)/python benchmarks/storm.py
 
 .PHONY: micro
 micro: $(VENV)/.built $(VENV)/.tests ## what the parts cost, each alone, in one table

@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import ClassVar, TypedDict
+from pathlib import Path
+from typing import ClassVar, NotRequired, TypedDict
 
 from bench.accounts import DOMAIN, PASSWORD, Accounts
 from bench.database import Database
 from bench.ours import Antiphon
-from bench.rivals import Ejabberd, Prosody
+from bench.rivals import Ejabberd, EjabberdDefault, Prosody, ProsodyDefault
 from bench.server import Server, ServerError, run_once
 
 KEYSPACE = "bench"
@@ -26,6 +27,8 @@ class Filled(TypedDict):
     messages: int
     seconds: float
     cpu_s: float
+    grown_bytes: NotRequired[int]
+    """On the disk; not the program's to tell."""
 
 
 class ProsodyArchive(Prosody):
@@ -41,25 +44,57 @@ class EjabberdArchive(Ejabberd):
     extra = "  mod_mam: {default: always}"
 
 
+class ProsodyArchiveDefault(ProsodyArchive):
+    """The same with the collector that it comes with."""
+
+    name = ProsodyDefault.name
+    label = ProsodyDefault.label
+    tuning = ProsodyDefault.tuning
+    is_default = True
+
+
+class EjabberdArchiveDefault(EjabberdArchive):
+    """The same with schedulers that spin."""
+
+    name = EjabberdDefault.name
+    label = EjabberdDefault.label
+    tuning = EjabberdDefault.tuning
+    is_default = True
+
+
+class AntiphonUnkept(Antiphon):
+    """Without an archive, beside the same with one."""
+
+    name = "antiphon-unkept"
+    label = "Antiphon, no archive"
+
+
 class AntiphonArchive(Antiphon):
     """Into SQLite, with inbox and full text, each message synced before it is acknowledged."""
 
     archive = 'enabled = true\ndefault = "always"\ninbox = true'
 
+    is_apart: ClassVar[bool] = False
+    """Whether its store is another server's."""
+
+    @property
+    def data(self) -> Path:
+        """The folder of its store."""
+        return self.place.folder / "data"
+
     def fill(self, program: str, words: str, messages: int) -> Filled:
         """Messages into the archives of the accounts that `prepare` made. Raises ServerError."""
-        data = str(self.place.folder / "data")
-        return _fill(program, "sqlite", data, str(messages), str(USERS), words)
+        return _fill(program, "sqlite", str(self.data), str(messages), str(USERS), words)
 
     def size_bytes(self) -> int:
         """What lies on the disk, while the server does not run."""
-        data = self.place.folder / "data"
-        return sum(path.stat().st_size for path in data.rglob("*") if path.is_file())
+        return sum(path.stat().st_size for path in self.data.rglob("*") if path.is_file())
 
 
 class AntiphonCassandra(AntiphonArchive):
     """Into a Cassandra of the run's own."""
 
+    is_apart = True
     ring: ClassVar[Database | None] = None
 
     @property
@@ -115,6 +150,7 @@ def _fill(program: str, *words: str) -> Filled:
 
 
 ARCHIVES: dict[str, type[Server]] = {
-    kind.name: kind for kind in (AntiphonArchive, ProsodyArchive, EjabberdArchive)
+    kind.name: kind
+    for kind in (ProsodyArchive, EjabberdArchive, ProsodyArchiveDefault, EjabberdArchiveDefault)
 }
-"""By the name of the server that has none."""
+"""The rivals', by the name of the server that has none."""

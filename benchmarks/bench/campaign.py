@@ -7,19 +7,21 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import IO
 
 from bench.accounts import Accounts
 from bench.keeping import Keeping, Told
 from bench.ours import Antiphon, AntiphonOne, AntiphonTwo
+from bench.plan import Plan
+from bench.progress import Progress, minutes
 from bench.report import Run
 from bench.rivals import Ejabberd, EjabberdDefault, Prosody, ProsodyDefault
 from bench.scenarios import BEFRIENDED, LONELY, Scenario
-from bench.server import Server, ServerError
+from bench.server import Server, ServerError, stop_all
 from bench.stage import Stage
+from bench.stores import Stores
 from bench.targets import Result
 
 TUNED: tuple[type[Server], ...] = (Antiphon, Prosody, Ejabberd)
@@ -35,40 +37,39 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How much of everything."""
-
-    repetitions: int
-    seconds: float
-    warmup: float
-    patience_s: float
-    """For one repetition, logins and the drain included."""
-    connections: int
-    """Idle ones."""
-    settle: int
-    """Seconds until their memory is read."""
-    memory_repetitions: int
-    messages: int
-    """In the store that is searched."""
-
-
 class Campaign:
     """One run: what was measured so far, and who failed."""
 
-    def __init__(self, stage: Stage, plan: Plan, kinds: Sequence[type[Server]]) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        plan: Plan,
+        kinds: Sequence[type[Server]],
+        saved: Callable[[Campaign], None],
+    ) -> None:
+        """`saved` is called after each row: what is known then must not be lost."""
         self.stage = stage
         self.plan = plan
         self.kinds = kinds
         self.runs: list[Run] = []
         self.failures: list[str] = []
+        self.progress = Progress([], plan.limit_s)
+        self._saved = saved
         self._turn = threading.Lock()
 
-    def run(self, scenarios: Sequence[Scenario]) -> None:
+    def run(self, scenarios: Sequence[Scenario], stores: Stores) -> None:
         """Everything, each kind of scenario in its own way."""
+        default = sum(kind.is_default for kind in self.kinds)
+        tasks = self.plan.tasks(
+            scenarios,
+            (len(self.kinds) - default, default),
+            is_cached=stores.has(self.plan.messages),
+        )
+        self.progress = Progress(tasks, self.plan.limit_s)
+        say(f"bench: {len(scenarios)} rows, about {minutes(self.progress.remaining_s())}")
         by_kind = {
             kind: [scenario for scenario in scenarios if scenario.kind == kind]
-            for kind in ("cpu", "memory", "workers", "crossings", "archive", "filled", "disk")
+            for kind in ("cpu", "memory", "workers", "crossings")
         }
         if by_kind["memory"]:
             self._memory(by_kind["memory"])
@@ -76,30 +77,20 @@ class Campaign:
             self._shared(shared)
         if by_kind["workers"]:
             self._workers(by_kind["workers"])
-        if kept := [*by_kind["archive"], *by_kind["filled"], *by_kind["disk"]]:
-            told = Told(self.measure, self._keep, self._failed, say)
-            keeping = Keeping(self.stage, told, self.kinds)
-            keeping.run(kept, self.plan.repetitions, self.plan.messages)
+        if kept := [one for one in scenarios if one.kind in ("archive", "filled", "disk")]:
+            told = Told(self.measure, self.keep, self.failed, self.took, say)
+            Keeping(self.stage, self.plan, self.progress, told, self.kinds, stores).run(kept)
 
     def _shared(self, scenarios: Sequence[Scenario]) -> None:
         """All servers at once, one of them under load at a time: A B C A B C ..."""
-        needed = [
-            kind
-            for kind in self.kinds
-            if not kind.is_default or any(scenario.with_defaults for scenario in scenarios)
-        ]
-        servers = self._started(needed, Accounts(LONELY, BEFRIENDED))
+        servers = self._started(self.kinds, Accounts(LONELY, BEFRIENDED))
         try:
             for scenario in scenarios:
-                chosen = [
-                    server
-                    for server in servers
-                    if (scenario.kind != "crossings" or not server.is_rival)
-                    and (scenario.with_defaults or not server.is_default)
-                ]
+                is_ours = scenario.kind == "crossings"
+                chosen = [one for one in servers if not (is_ours and one.is_rival)]
                 self._in_turn(scenario, chosen)
         finally:
-            _stop(servers)
+            stop_all(servers)
 
     def _workers(self, scenarios: Sequence[Scenario]) -> None:
         """Both processors for everybody, the generator too: the two differ in nothing else."""
@@ -108,77 +99,101 @@ class Campaign:
             for scenario in scenarios:
                 self._in_turn(scenario, servers)
         finally:
-            _stop(servers)
+            stop_all(servers)
 
     def _started(
         self, kinds: Sequence[type[Server]], accounts: Accounts, *, is_pinned: bool = True
     ) -> list[Server]:
         """Those that start, in order."""
-        servers: list[Server] = []
+        with ThreadPoolExecutor(len(kinds)) as pool:
+            found = pool.map(lambda kind: self._start(kind, accounts, is_pinned=is_pinned), kinds)
+            return [server for server in found if server is not None]
+
+    def _start(
+        self, kind: type[Server], accounts: Accounts, *, is_pinned: bool = True, name: str = ""
+    ) -> Server | None:
+        """A server of its own; None if it does not start. `name`: the scenario, if it has one."""
         try:
-            for kind in kinds:
-                server = self.stage.server(kind, is_pinned=is_pinned)
-                try:
-                    server.start(accounts)
-                except ServerError as err:
-                    self._failed(f"{kind.name}: {err}")
-                else:
-                    servers.append(server)
-        except BaseException:
-            _stop(servers)
-            raise
-        return servers
+            server = self.stage.server(kind, is_pinned=is_pinned)
+            server.start(accounts)
+        except ServerError as err:
+            self.failed(f"{name}, {kind.name}: {err}" if name else f"{kind.name}: {err}")
+            return None
+        return server
 
     def _in_turn(self, scenario: Scenario, servers: Sequence[Server]) -> None:
-        say(f"bench: {scenario.title}")
+        self.say_next(scenario.title)
         for repetition in range(self.plan.repetitions):
+            if not self.progress.may(scenario.name, repetition):
+                continue
+            begun = self.progress.elapsed_s
             for server in servers:
+                if server.is_default and repetition >= self.plan.default_repetitions:
+                    continue
                 try:
                     result = self.measure(server, scenario)
                 except ServerError as err:
-                    self._failed(f"{scenario.name}, {server.name}: {err}")
+                    self.failed(f"{scenario.name}, {server.name}: {err}")
                     continue
-                self._keep(scenario, server, repetition, result)
+                self.keep(scenario, server, repetition, result)
+            self.took([(scenario.name, repetition)], begun)
 
     def _memory(self, scenarios: Sequence[Scenario]) -> None:
         """A new process for each figure. Many at once, but only one is logged in to at a time:
 
         what an allocator keeps after a storm depends on how busy the machine was.
         """
-        say("bench: idle connections, each server and repetition in a process of its own")
-        cells = [
-            (scenario, kind) for scenario in scenarios for kind in self.kinds if not kind.is_default
-        ]
         for repetition in range(self.plan.memory_repetitions):
-            with ThreadPoolExecutor(len(cells)) as pool:
-                servers = list(pool.map(lambda cell: self._fresh(*cell), cells))
-                try:
-                    waiting = [
-                        (scenario, server, pool.submit(self._gated, server, scenario))
-                        for (scenario, _), server in zip(cells, servers, strict=True)
-                        if server is not None
-                    ]
-                    for scenario, server, future in waiting:
-                        try:
-                            result = future.result()
-                        except ServerError as err:
-                            self._failed(f"{scenario.name}, {server.name}: {err}")
-                        else:
-                            self._keep(scenario, server, repetition, result)
-                finally:
-                    list(pool.map(Server.stop, [server for server in servers if server]))
+            wanted = [one for one in scenarios if self.progress.may(one.name, repetition)]
+            cells = [
+                (scenario, kind)
+                for scenario in wanted
+                for kind in self.kinds
+                if not kind.is_default or repetition < self.plan.default_repetitions
+            ]
+            if not cells:
+                continue
+            self.say_next("idle connections, each server and row in a process of its own")
+            begun = self.progress.elapsed_s
+            self._cells(cells, repetition)
+            self.took([(one.name, repetition) for one in wanted], begun)
+
+    def _cells(self, cells: Sequence[tuple[Scenario, type[Server]]], repetition: int) -> None:
+        """One repetition of all of these."""
+        with ThreadPoolExecutor(len(cells)) as pool:
+            servers = list(pool.map(lambda cell: self._fresh(*cell), cells))
+            try:
+                waiting = [
+                    (scenario, server, pool.submit(self._gated, server, scenario))
+                    for (scenario, _), server in zip(cells, servers, strict=True)
+                    if server is not None
+                ]
+                for scenario, server, future in waiting:
+                    try:
+                        result = future.result()
+                    except ServerError as err:
+                        self.failed(f"{scenario.name}, {server.name}: {err}")
+                    else:
+                        self.keep(scenario, server, repetition, result)
+            finally:
+                stop_all([server for server in servers if server])
 
     def _fresh(self, scenario: Scenario, kind: type[Server]) -> Server | None:
         """A server with accounts of its own, started; None if it does not start."""
-        try:
-            server = self.stage.server(kind)
-            server.start(scenario.accounts(self.plan.connections))
-        except ServerError as err:
-            self._failed(f"{scenario.name}, {kind.name}: {err}")
-            return None
-        return server
+        accounts = scenario.accounts(self.plan.connections)
+        return self._start(kind, accounts, name=scenario.name)
 
-    def _keep(self, scenario: Scenario, server: Server, repetition: int, result: Result) -> None:
+    def say_next(self, title: str) -> None:
+        """What begins, and how long all that is left will take."""
+        say(f"bench: {title} ({self.progress})")
+
+    def took(self, tasks: Sequence[tuple[str, int]], begun_s: float) -> None:
+        """These are done, begun at that time of the run."""
+        self.progress.done(tasks, self.progress.elapsed_s - begun_s)
+        self._saved(self)
+
+    def keep(self, scenario: Scenario, server: Server, repetition: int, result: Result) -> None:
+        """A figure for the results."""
         self.runs.append(
             {
                 "scenario": scenario.name,
@@ -198,7 +213,8 @@ class Campaign:
         others = f"{result.get('other_cpu_s', 0):.1f} s of others' CPU"
         say(f"  {server.name:16} {cost:10.2f}   ({others}{lost})")
 
-    def _failed(self, text: str) -> None:
+    def failed(self, text: str) -> None:
+        """What the results will lack, and why."""
         self.failures.append(text)
         say(f"  {text}: left out")
 
@@ -214,8 +230,8 @@ class Campaign:
             arguments += ["--connections", count, "--users", count, "--settle", str(plan.settle)]
             arguments += ["--gate", "1"]
         else:
-            window = plan.seconds * scenario.stretch
-            arguments += ["--warmup", f"{plan.warmup:g}", "--seconds", f"{window:g}"]
+            arguments += ["--warmup", f"{plan.warmup:g}"]
+            arguments += ["--seconds", f"{plan.window(scenario):g}"]
         if scenario.has_words:
             arguments += ["--words", str(self.stage.words)]
         if server.database:
@@ -277,8 +293,3 @@ def _result(code: int, out: str, err: str) -> Result:
         raise ServerError(err.strip() or f"the generator ended with {code}")
     result: Result = json.loads(out)
     return result
-
-
-def _stop(servers: Sequence[Server]) -> None:
-    for server in servers:
-        server.stop()

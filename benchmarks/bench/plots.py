@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 OURS = "#2a6f97"
 THEIRS = "#9a9a9a"
 MISSED = "#b23a48"
+# Of a picture: kinds of searches have their rows in the table alone.
+MOST_PANELS = 3
 
 
 def is_possible() -> bool:
@@ -37,7 +39,7 @@ def plot(runs: Sequence[Run], scenario: Scenario, labels: Mapping[str, str], pat
 
     if scenario.kind == "crossings":
         return False
-    rows = [row for row in ROWS if row.scenario is scenario]
+    rows = [row for row in ROWS if row.scenario is scenario][:MOST_PANELS]
     shown = {name: label for name, label in labels.items() if results(runs, scenario, name)}
     if (
         not rows

@@ -102,8 +102,9 @@ def table(runs: Sequence[Run], kinds: Kinds) -> str:
 
 def _pair(runs: Sequence[Run], row: Row, line: Judged) -> str:
     over, under = spreads(runs, row, row.pair or ()).values()
-    factor = "-" if line["figure"] is None else f"{line['figure']:.2f}"
-    return f"{factor}: {over or '-'} with two, {under or '-'} with one"
+    factor = "-" if line["figure"] is None else f"{line['figure']:.3g}"
+    named = ("with", "without") if row.is_difference else ("with two", "with one")
+    return f"{factor}: {over or '-'} {named[0]}, {under or '-'} {named[1]}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -18,8 +18,13 @@ Kind = Literal["cpu", "memory", "workers", "crossings", "archive", "filled", "di
 Backend = Literal["none", "sqlite", "cassandra"]
 """cpu: all servers in turn, each for itself on one processor. memory: a new process for each
 repetition. workers: our own node with one and with two threads, everybody on both processors.
-crossings: our own node's counter. archive: a new server for each repetition. filled: our own node
+crossings: our own node's counter. archive: new servers for each repetition. filled: our own node
 with a store that was filled before; disk: what that takes."""
+
+SEARCHES = (
+    "rare", "common", "two common", "common and rare", "phrase", "prefix", "absent", "with",
+)  # fmt: skip
+"""Kinds, as benchmarks/load/src/scenario/query.rs names them."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,6 @@ class Scenario:
     """By direct TLS 1.3, a full handshake each; otherwise plain."""
     has_latency: bool = False
     """Open loop: latencies count as much as CPU."""
-    with_defaults: bool = False
-    """A full run measures the rivals untuned as well."""
     stretch: float = 1.0
     """The measured window, in those of the run: rare things need longer ones."""
     is_befriended: bool = False
@@ -45,6 +48,8 @@ class Scenario:
     """Where our own node keeps archives; none: no archive."""
     with_rivals: bool = True
     """archive only."""
+    with_unkept: bool = False
+    """archive only: beside our own node without an archive, in turn."""
     has_words: bool = False
     """Messages of words instead of one letter, or questions for words."""
 
@@ -56,7 +61,7 @@ class Scenario:
         return Accounts(0, connections // 2) if self.is_befriended else Accounts(connections)
 
 
-_MSG = Scenario("msg-plain", "1-1 messages, plain, saturated", ("msg",), with_defaults=True)
+_MSG = Scenario("msg-plain", "1-1 messages, plain, saturated", ("msg",))
 # So many, since ejabberd lets a tenth of a second pass before it ends a stream, and would idle.
 _LOGIN = Scenario("login-plain", "login SCRAM-SHA-256, plain", ("login", "--window", "64"), "login")
 _IDLE = Scenario("idle-plain", "idle, plain", ("idle",), "connection", "memory")
@@ -72,16 +77,16 @@ _ARCHIVE = Scenario(
 )
 _ACK = replace(
     _ARCHIVE,
-    name="ack-plain",
-    title="acknowledgement without archive, 1,000/s offered",
+    name="ack",
+    title="acknowledgement, 1,000/s offered",
     arguments=("msg", "--rate", "1000", "--sm", "1"),
-    backend="none",
     with_rivals=False,
+    with_unkept=True,
     stretch=2.0,
 )
 _SEARCH = Scenario(
     "search",
-    "search in a tenth of 1 M messages",
+    "search by the owner of a tenth of all",
     ("search", "--users", "1", "--connections", "1"),
     "search",
     "filled",
@@ -89,6 +94,14 @@ _SEARCH = Scenario(
     has_words=True,
     stretch=2.0,
 )
+_INBOX = replace(
+    _SEARCH,
+    name="inbox",
+    title="inbox of 500 conversations",
+    arguments=("inbox", "--users", "1", "--connections", "1"),
+    unit="inbox",
+)
+_DISK = replace(_SEARCH, name="disk", title="kept in two archives", kind="disk", unit="message")
 
 SCENARIOS = (
     _MSG,
@@ -163,21 +176,9 @@ SCENARIOS = (
         unit="page",
     ),
     _ACK,
-    replace(
-        _ACK,
-        name="ack-archive",
-        title="acknowledgement with archives, 1,000/s offered",
-        backend="sqlite",
-    ),
     _SEARCH,
-    replace(
-        _SEARCH,
-        name="inbox",
-        title="inbox of 500 conversations",
-        arguments=("inbox", "--users", "1", "--connections", "1"),
-        unit="inbox",
-    ),
-    replace(_SEARCH, name="disk", title="kept in two archives", kind="disk", unit="message"),
+    _INBOX,
+    _DISK,
     replace(
         _ARCHIVE,
         name="msg-archive-cassandra",
@@ -187,23 +188,33 @@ SCENARIOS = (
     ),
     replace(
         _ACK,
-        name="ack-archive-cassandra",
-        title="acknowledgement with archives in Cassandra, 1,000/s offered",
+        name="ack-cassandra",
+        title="acknowledgement, archives in Cassandra, 1,000/s offered",
         backend="cassandra",
+    ),
+    replace(
+        _ARCHIVE,
+        name="mam-page-cassandra",
+        title="pages of 50 messages, 10 clients, Cassandra",
+        arguments=("mamq", "--users", "10", "--connections", "10", "--fill", "400"),
+        unit="page",
+        backend="cassandra",
+        with_rivals=False,
     ),
     replace(
         _SEARCH,
         name="search-cassandra",
-        title="search in a tenth of 1 M messages, Cassandra",
+        title="search by the owner of a tenth of all, Cassandra",
         backend="cassandra",
     ),
     replace(
-        _SEARCH,
-        name="disk-cassandra",
-        title="kept in two archives, Cassandra",
-        kind="disk",
-        unit="message",
+        _INBOX,
+        name="inbox-cassandra",
+        title="inbox of 500 conversations, Cassandra",
         backend="cassandra",
+    ),
+    replace(
+        _DISK, name="disk-cassandra", title="kept in two archives, Cassandra", backend="cassandra"
     ),
 )
 """In the order of the tables; the names are those of the files."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.server import Place, Ports, Server
@@ -24,10 +24,14 @@ class Stage:
     """What fills a store."""
     words: Path
     """What messages are made of, see `bench.text`."""
+    made: list[Server] = field(default_factory=list)
+    """Every server so far, so that none outlives the run."""
 
     def server(self, kind: type[Server], *, is_pinned: bool = True) -> Server:
         """A server in a folder of its own, not started. Raises ServerError without ports."""
         port = self.ports.take()
         cpu = 0 if self.is_pinned and is_pinned else None
         folder = self.folder / f"{kind.name}-{port}"
-        return kind(Place(folder, self.certificate, self.key, port, cpu))
+        server = kind(Place(folder, self.certificate, self.key, port, cpu))
+        self.made.append(server)
+        return server
