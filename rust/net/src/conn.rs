@@ -209,7 +209,7 @@ impl<D: Driver> Conn<D> {
 
     /// Nothing can come that closing the socket would answer with a reset.
     fn is_peer_done(&self) -> bool {
-        self.ws.is_none() && self.transport.tls().is_none() && self.driver.is_peer_done()
+        self.ws.is_none() && !self.transport.is_tls() && self.driver.is_peer_done()
     }
 
     /// No longer worth the wait for its TLS handshake.

@@ -7,6 +7,7 @@ use crate::conn::Conn;
 use crate::gateway::{Count, HttpRequest, HttpResponse};
 use crate::listener::{ListenerConfig, Net, TlsMode};
 use crate::tls::Protocol;
+use crate::tls_io::TlsIo;
 use crate::transport::Transport;
 use crate::ws;
 use antiphon_xmpp::stream::c2s::Channel;
@@ -26,7 +27,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
 /// From one request to the next, and for the whole head of a request.
 const HEAD_SECONDS: u64 = 15;
@@ -38,19 +38,19 @@ const HANDSHAKE_SECONDS: u64 = 15;
 const HEAD_BYTES: usize = 16 * 1024;
 
 trait HttpIo: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    fn into_transport(self) -> Transport;
+    /// The connection, and what was read of it and not given out.
+    fn into_transport(self) -> (Transport, Vec<u8>);
 }
 
 impl HttpIo for TcpStream {
-    fn into_transport(self) -> Transport {
-        Transport::plain(self)
+    fn into_transport(self) -> (Transport, Vec<u8>) {
+        (Transport::plain(self), Vec::new())
     }
 }
 
-impl HttpIo for TlsStream<TcpStream> {
-    fn into_transport(self) -> Transport {
-        let (io, tls) = self.into_inner();
-        Transport::with_tls(io, Some(tls))
+impl HttpIo for TlsIo {
+    fn into_transport(self) -> (Transport, Vec<u8>) {
+        self.into_parts()
     }
 }
 
@@ -94,22 +94,25 @@ async fn serve_tls(mut site: Site, io: TcpStream, mut turn: Turn) {
     let Some(config) = hosts.config(None, Protocol::Http) else {
         return;
     };
-    let accepting = turn.gate(tokio_rustls::TlsAcceptor::from(config).accept(io));
+    let mut transport = Transport::plain(io);
+    if transport.start_tls(config).is_err() {
+        return;
+    }
+    let mut early = Vec::new();
+    let accepting = turn.gate(transport.handshake(&mut early));
     let accepted = tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS), accepting).await;
     drop(turn);
-    match accepted {
-        Ok(Ok(stream)) => {
-            let channel = hosts.channel(stream.get_ref().1, None);
-            // A browser cannot see TLS, so no channel binding is offered (XEP-0440 #rules).
-            site.channel = Arc::new(Channel {
-                exporter: None,
-                server_end_point: None,
-                ..channel
-            });
-            serve_io(site, stream).await;
-        }
-        _ => site.net.gateway.count(Count::TlsFailed),
-    }
+    let Some(tls) = transport.tls().filter(|_| matches!(accepted, Ok(Ok(())))) else {
+        site.net.gateway.count(Count::TlsFailed);
+        return;
+    };
+    // A browser cannot see TLS, so no channel binding is offered (XEP-0440 #rules).
+    site.channel = Arc::new(Channel {
+        exporter: None,
+        server_end_point: None,
+        ..hosts.channel(tls, None)
+    });
+    serve_io(site, TlsIo::new(transport, early)).await;
 }
 
 async fn serve_io<I: HttpIo>(site: Site, io: I) {
@@ -198,8 +201,8 @@ fn upgrade<I: HttpIo>(site: Site, mut request: Request<Incoming>) -> Response<Fu
         if let Ok(upgraded) = upgraded.await
             && let Ok(parts) = upgraded.downcast::<TokioIo<I>>()
         {
-            let transport = parts.io.into_inner().into_transport();
-            websocket(&site, transport, &parts.read_buf);
+            let (transport, unread) = parts.io.into_inner().into_transport();
+            websocket(&site, transport, &[&parts.read_buf[..], &unread].concat());
         }
     });
     let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, "");

@@ -13,6 +13,7 @@ pub mod session;
 mod spare;
 pub mod timers;
 pub mod tls;
+mod tls_io;
 pub mod transport;
 pub mod ws;
 

@@ -9,17 +9,15 @@ use crate::gateway::{Count, Gateway, Peer};
 use crate::http;
 use crate::timers::Alarms;
 use crate::tls::{Protocol, TlsHosts};
-use crate::transport::{ReadOutcome, Transport};
+use crate::transport::Transport;
 use antiphon_xmpp::stream::c2s::{self, Channel};
 use antiphon_xmpp::stream::component::Config as ComponentConfig;
 use antiphon_xmpp::stream::framing::{Framing, Outgoing};
 use antiphon_xmpp::stream::{StreamCondition, StreamError};
 use parking_lot::RwLock;
-use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::task::{Poll, ready};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -344,7 +342,7 @@ async fn serve_direct(
         return;
     }
     let mut early = Vec::new();
-    let handshake = turn.gate(handshake(&mut transport, &mut early));
+    let handshake = turn.gate(transport.handshake(&mut early));
     let limit = Duration::from_secs(if seconds == 0 { 3600 } else { seconds });
     let result = tokio::time::timeout(limit, handshake).await;
     if !matches!(result, Ok(Ok(()))) {
@@ -360,32 +358,6 @@ async fn serve_direct(
     let mut conn = Conn::new(transport, None, client, shared);
     conn.feed(&early);
     tokio::spawn(conn.guarded_by(guard).in_turn(turn));
-}
-
-async fn handshake(transport: &mut Transport, early: &mut Vec<u8>) -> io::Result<()> {
-    poll_fn(|cx| {
-        loop {
-            let mut written = 0;
-            if let Poll::Ready(Err(e)) = transport.poll_flush(cx, &mut written) {
-                return Poll::Ready(Err(e));
-            }
-            if !transport.is_handshaking() {
-                return Poll::Ready(Ok(()));
-            }
-            match ready!(transport.poll_read(cx, |bytes| early.extend_from_slice(bytes))) {
-                Ok(ReadOutcome::Bytes(_)) => {}
-                Ok(ReadOutcome::Eof) => {
-                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                }
-                Err(e) => {
-                    // Sends the alert.
-                    let _ = transport.poll_flush(cx, &mut written);
-                    return Poll::Ready(Err(e));
-                }
-            }
-        }
-    })
-    .await
 }
 
 #[cfg(test)]

@@ -1,13 +1,19 @@
 //! TLS for served domains (RFC 7590, RFC 9325, XEP-0368): certificates by name, channel bindings,
 //! client certificates.
 
+mod connection;
+mod greeting;
+
+pub use connection::TlsConnection;
+pub(crate) use connection::{SEALING, UNFINISHED};
+
 use antiphon_xmpp::stream::c2s::Channel;
 use ring::digest;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use rustls::{RootCertStore, ServerConfig};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,6 +74,7 @@ struct ByName {
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        greeting::tell_name(hello.server_name());
         let named = hello
             .server_name()
             .and_then(|name| self.names.get(&name.to_ascii_lowercase()));
@@ -127,27 +134,24 @@ impl TlsHosts {
             .cloned()
     }
 
-    /// What a stream may know of an established connection. `domain` is the one that STARTTLS was
-    /// asked for, the fallback where there is no SNI.
+    /// What a stream may know of an established connection, which forgets what only the handshake
+    /// told. `domain` is the one that STARTTLS was asked for, the fallback where there is no SNI.
     #[must_use]
-    pub fn channel(&self, tls: &ServerConnection, domain: Option<&str>) -> Channel {
-        let sni = tls.server_name().map(str::to_ascii_lowercase);
+    pub fn channel(&self, tls: &mut TlsConnection, domain: Option<&str>) -> Channel {
+        let greeting = tls.take_greeting();
+        let sni = greeting.sni;
         let shown = sni.as_deref().filter(|n| self.end_points.contains_key(*n));
         let shown = shown.or(domain).unwrap_or(&self.default_domain);
-        let is_13 = tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
-        // RFC 9266 §2 wants the extended master secret under TLS 1.2, which rustls does not report.
-        let exporter = is_13
-            .then(|| {
-                tls.export_keying_material([0u8; 32], b"EXPORTER-Channel-Binding", Some(b""))
-                    .ok()
-            })
-            .flatten()
-            .map(|material| Box::from(material.as_slice()));
         Channel {
             secure: true,
-            exporter,
+            // RFC 9266 §2 wants the extended master secret under TLS 1.2, which rustls does not
+            // report.
+            exporter: greeting
+                .exporter
+                .map(|material| Box::from(material.as_slice())),
             server_end_point: self.end_points.get(shown).cloned(),
             client_jids: tls
+                .state()
                 .peer_certificates()
                 .and_then(|c| c.first())
                 .map(xmpp_addresses)
@@ -182,6 +186,9 @@ fn server_config(
         Protocol::Client => vec![b"xmpp-client".to_vec()],
         Protocol::Http => vec![b"http/1.1".to_vec()],
     };
+    if protocol == Protocol::Client {
+        config.key_log = Arc::new(greeting::ExporterOnly);
+    }
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
     Ok(config)

@@ -2,9 +2,10 @@
 //! thread, bytes out from what the driver has written. An idle connection keeps no buffer.
 
 use crate::spare;
-use rustls::ServerConnection;
+use crate::tls::{SEALING, TlsConnection, UNFINISHED};
 use std::cell::RefCell;
-use std::io::{self, Read, Write};
+use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,19 +14,22 @@ use tokio::net::TcpStream;
 
 /// What one read takes at most.
 const SCRATCH: usize = 64 * 1024;
-/// Plaintext handed to TLS at once: keeps its own buffer below a few records.
-const TLS_CHUNK: usize = 16 * 1024;
+/// Plaintext that becomes records for one write: four full ones.
+const TLS_CHUNK: usize = 64 * 1024;
 
 thread_local! {
-    static CIPHER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-    static PLAIN: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+    /// A record that came in part goes before what is read.
+    static INPUT: RefCell<Box<[u8]>> =
+        RefCell::new(vec![0; UNFINISHED + SCRATCH].into_boxed_slice());
+    static RECORDS: RefCell<Box<[u8]>> =
+        RefCell::new(vec![0; TLS_CHUNK + SEALING].into_boxed_slice());
 }
 
 /// A socket and, once it stands, its TLS connection.
 #[derive(Debug)]
 pub struct Transport {
     io: TcpStream,
-    tls: Option<Box<ServerConnection>>,
+    tls: Option<Box<TlsConnection>>,
     /// Written by the driver, not yet by the socket.
     pending: Vec<u8>,
     at: usize,
@@ -42,19 +46,6 @@ pub enum ReadOutcome {
     Eof,
 }
 
-struct SocketWriter<'a>(&'a TcpStream);
-impl Write for SocketWriter<'_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.try_write(buf)
-    }
-    fn write_vectored(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(bufs)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl Transport {
     /// A connection without TLS so far.
     #[must_use]
@@ -68,33 +59,54 @@ impl Transport {
         }
     }
 
-    /// A connection whose TLS was set up elsewhere, with bytes that came behind the handshake.
-    #[must_use]
-    pub fn with_tls(io: TcpStream, tls: Option<ServerConnection>) -> Self {
-        Self {
-            io,
-            tls: tls.map(Box::new),
-            pending: Vec::new(),
-            at: 0,
-            is_shut: false,
-        }
-    }
-
     /// Begins TLS as the server; the handshake moves with the next reads.
     ///
     /// # Errors
     /// A configuration that rustls refuses.
     pub fn start_tls(&mut self, config: Arc<rustls::ServerConfig>) -> io::Result<()> {
-        let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
-        tls.set_buffer_limit(Some(SCRATCH));
-        self.tls = Some(Box::new(tls));
+        self.tls = Some(Box::new(TlsConnection::new(config)?));
         Ok(())
     }
 
-    /// The TLS connection.
+    /// Waits until TLS stands. `early` gets what came behind the handshake.
+    ///
+    /// # Errors
+    /// Socket errors, an end of the connection among them; `InvalidData` for a TLS error.
+    pub async fn handshake(&mut self, early: &mut Vec<u8>) -> io::Result<()> {
+        poll_fn(|cx| {
+            loop {
+                let mut written = 0;
+                if let Poll::Ready(Err(e)) = self.poll_flush(cx, &mut written) {
+                    return Poll::Ready(Err(e));
+                }
+                if !self.is_handshaking() {
+                    return Poll::Ready(Ok(()));
+                }
+                match ready!(self.poll_read(cx, |bytes| early.extend_from_slice(bytes))) {
+                    Ok(ReadOutcome::Bytes(_)) => {}
+                    Ok(ReadOutcome::Eof) => {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    Err(e) => {
+                        // Sends the alert.
+                        let _ = self.poll_flush(cx, &mut written);
+                        return Poll::Ready(Err(e));
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether TLS stands, or is about to.
     #[must_use]
-    pub fn tls(&self) -> Option<&ServerConnection> {
-        self.tls.as_deref()
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The TLS connection.
+    pub fn tls(&mut self) -> Option<&mut TlsConnection> {
+        self.tls.as_deref_mut()
     }
 
     /// Whether the TLS handshake still runs.
@@ -121,16 +133,18 @@ impl Transport {
     /// Bytes queued that the socket (or TLS before it) has not taken.
     #[must_use]
     pub fn backlog(&self) -> usize {
-        self.pending.len() - self.at
+        let unsent = self.tls.as_ref().map_or(0, |tls| tls.unsent().len());
+        self.pending.len() - self.at + unsent
     }
 
     /// Whether everything queued has reached the socket.
     #[must_use]
     pub fn is_flushed(&self) -> bool {
-        self.at == self.pending.len() && !self.tls.as_ref().is_some_and(|t| t.wants_write())
+        self.backlog() == 0
     }
 
-    /// Reads once and hands plaintext to `sink`.
+    /// Reads once and hands plaintext to `sink`. What a TLS peer sends behind its close_notify is
+    /// not read.
     ///
     /// # Errors
     /// Socket errors; `InvalidData` for a TLS error (an alert is queued then).
@@ -139,68 +153,42 @@ impl Transport {
         cx: &mut Context<'_>,
         mut sink: impl FnMut(&[u8]),
     ) -> Poll<io::Result<ReadOutcome>> {
-        let Some(tls) = &mut self.tls else {
-            return PLAIN.with_borrow_mut(|buf| {
-                let n = ready!(poll_socket(&mut self.io, cx, buf))?;
+        INPUT.with_borrow_mut(|buf| {
+            let Some(tls) = &mut self.tls else {
+                let n = ready!(poll_socket(&mut self.io, cx, &mut buf[..SCRATCH]))?;
                 sink(&buf[..n]);
-                Poll::Ready(Ok(outcome(n)))
-            });
-        };
-        CIPHER.with_borrow_mut(|buf| {
-            let n = ready!(poll_socket(&mut self.io, cx, buf))?;
-            read_tls(tls, &buf[..n], &mut sink)?;
+                return Poll::Ready(Ok(outcome(n)));
+            };
+            if tls.is_peer_done() {
+                return Poll::Ready(Ok(ReadOutcome::Eof));
+            }
+            let start = tls.unfinished();
+            let fresh = &mut buf[start..start + SCRATCH];
+            let n = ready!(poll_socket(&mut self.io, cx, fresh))?;
+            if n > 0 {
+                tls.receive(&mut buf[..start + n], &mut sink)?;
+            }
             Poll::Ready(Ok(outcome(n)))
         })
-    }
-
-    /// Plaintext that TLS already holds (bytes that came with the handshake's last flight).
-    ///
-    /// # Errors
-    /// As [`Transport::poll_read`].
-    pub fn drain_plaintext(&mut self, mut sink: impl FnMut(&[u8])) -> io::Result<()> {
-        match &mut self.tls {
-            Some(tls) => deliver_plaintext(tls, &mut sink).map(|_| ()),
-            None => Ok(()),
-        }
     }
 
     /// Writes until everything queued is with the socket; the number counts the socket's bytes.
     ///
     /// # Errors
-    /// Socket errors.
+    /// Socket errors; what TLS cannot encrypt any more.
     pub fn poll_flush(
         &mut self,
         cx: &mut Context<'_>,
         written: &mut usize,
     ) -> Poll<io::Result<()>> {
-        loop {
-            if let Some(tls) = &mut self.tls {
-                if !tls.wants_write() {
-                    if self.at == self.pending.len() || tls.is_handshaking() {
-                        break;
-                    }
-                    let end = self.pending.len().min(self.at + TLS_CHUNK);
-                    self.at += tls.writer().write(&self.pending[self.at..end])?;
-                }
+        if self.tls.is_some() {
+            ready!(self.poll_flush_records(cx, written))?;
+        } else {
+            while self.at < self.pending.len() {
                 ready!(self.io.poll_write_ready(cx))?;
-                match tls.write_tls(&mut SocketWriter(&self.io)) {
-                    Ok(n) => *written += n,
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(e) => return Poll::Ready(Err(e)),
-                }
-            } else {
-                if self.at == self.pending.len() {
-                    break;
-                }
-                ready!(self.io.poll_write_ready(cx))?;
-                match self.io.try_write(&self.pending[self.at..]) {
-                    Ok(n) => {
-                        self.at += n;
-                        *written += n;
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(e) => return Poll::Ready(Err(e)),
-                }
+                let n = try_write(&self.io, &self.pending[self.at..])?;
+                self.at += n;
+                *written += n;
             }
         }
         if self.at == self.pending.len() {
@@ -210,10 +198,45 @@ impl Transport {
         Poll::Ready(Ok(()))
     }
 
+    /// As [`Transport::poll_flush`] through TLS. During the handshake what was queued waits.
+    fn poll_flush_records(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: &mut usize,
+    ) -> Poll<io::Result<()>> {
+        let Some(tls) = &mut self.tls else {
+            return Poll::Ready(Ok(()));
+        };
+        loop {
+            if !tls.unsent().is_empty() {
+                ready!(self.io.poll_write_ready(cx))?;
+                let n = try_write(&self.io, tls.unsent())?;
+                tls.took(n);
+                *written += n;
+                continue;
+            }
+            if self.at == self.pending.len() || tls.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            // Encrypted once there is room for it.
+            ready!(self.io.poll_write_ready(cx))?;
+            let end = self.pending.len().min(self.at + TLS_CHUNK);
+            let text = &self.pending[self.at..end];
+            let n = RECORDS.with_borrow_mut(|records| {
+                let made = tls.seal(text, records)?;
+                let n = try_write(&self.io, &records[..made])?;
+                tls.keep(&records[n..made]);
+                io::Result::Ok(n)
+            })?;
+            self.at = end;
+            *written += n;
+        }
+    }
+
     /// Queues TLS's close_notify.
     pub fn close_notify(&mut self) {
         if let Some(tls) = &mut self.tls {
-            tls.send_close_notify();
+            tls.close_notify();
         }
     }
 
@@ -248,34 +271,10 @@ fn outcome(n: usize) -> ReadOutcome {
     }
 }
 
-fn read_tls(
-    tls: &mut ServerConnection,
-    mut rest: &[u8],
-    sink: &mut impl FnMut(&[u8]),
-) -> io::Result<()> {
-    while !rest.is_empty() {
-        tls.read_tls(&mut rest)?;
-        tls.process_new_packets()
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-        if !tls.is_handshaking() {
-            deliver_plaintext(tls, sink)?;
-        }
+/// How much the socket took: nothing, perhaps.
+fn try_write(io: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match io.try_write(bytes) {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        result => result,
     }
-    Ok(())
-}
-
-/// Hands decrypted bytes on; `Ok(true)` once the peer sent close_notify.
-fn deliver_plaintext(tls: &mut ServerConnection, sink: &mut impl FnMut(&[u8])) -> io::Result<bool> {
-    PLAIN.with_borrow_mut(|buf| {
-        loop {
-            match tls.reader().read(buf) {
-                Ok(0) => return Ok(true),
-                Ok(n) => sink(&buf[..n]),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                // The peer closed TCP without close_notify: the stream machine sees an end of file.
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(true),
-                Err(e) => return Err(e),
-            }
-        }
-    })
 }
