@@ -80,10 +80,6 @@ impl Place for Directory {
 }
 
 contract_suite!(Directory);
-contract_suite!(Directory, corrections:
-    the_inbox_shows_what_was_corrected_and_counts_it_once
-    only_the_newest_correction_is_found_and_a_retraction_takes_all
-);
 
 fn open(directory: &Directory) -> Sqlite {
     Sqlite::open(directory.config()).expect("opened")

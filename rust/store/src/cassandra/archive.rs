@@ -14,16 +14,11 @@ use super::queue::{Accepted, GROUP_BYTES, GROUP_WRITES};
 use super::reader::packed;
 use super::servers::Row;
 use super::{plan, to_cql};
-use crate::stanza::tombstone;
-use antiphon_routing::archive::{ArchiveRecord, ArchiveState, Edit, Flags, Reference};
+use antiphon_routing::archive::{ArchiveRecord, ArchiveState};
 use antiphon_routing::store::{StoreError, Write};
-use antiphon_xmpp::Jid;
 use scylla::value::MaybeUnset;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
-
-/// What stands for a retracted message of which nothing could be read.
-const EMPTY: &[u8] = b"<message xmlns='jabber:client'/>";
 
 /// Whether a write concerns an archive or an inbox.
 pub(super) fn is_archive(write: &Write) -> bool {
@@ -390,68 +385,6 @@ impl<'a> Turn<'a> {
             let now = self.archives().now_ms();
             self.slot.behind_ms.store(now, Ordering::Release);
         }
-    }
-
-    /// See [`Write::ArchiveEdit`].
-    async fn edit(
-        &mut self,
-        peer: &Jid,
-        is_out: bool,
-        target: Reference,
-        edit: &Edit,
-    ) -> Result<(), Failure> {
-        let peer = peer.bare_str();
-        let Some((id, _)) = self.referred(peer, target, Some(is_out)).await? else {
-            return Ok(());
-        };
-        let (servers, bucket) = (self.servers(), bucket_of(id));
-        let values = (self.owner, bucket, to_cql(id));
-        let statement = &servers.statements.archive_life;
-        let rows = servers.rows(self.deadline, statement, values).await?;
-        type Life<'r> = (
-            Option<&'r str>,
-            Option<i16>,
-            Option<&'r [u8]>,
-            Option<i32>,
-            Option<i64>,
-        );
-        let row: Option<Life<'_>> = rows.maybe_first_row().map_err(Failure::answer)?;
-        let Some((_, flags, Some(stored), ttl, written)) = row else {
-            return Ok(());
-        };
-        if let Some(written) = written {
-            servers.clock.observe(written);
-        }
-        let (mut flags, effect) = super::archives::read_flags(flags);
-        let mut stanza = stored.to_vec();
-        match edit {
-            Edit::Supersede if flags.has(Flags::SUPERSEDED) => return Ok(()),
-            Edit::Retract { .. } if flags.has(Flags::RETRACTED) => return Ok(()),
-            Edit::Supersede => flags = flags.and(Flags::SUPERSEDED),
-            Edit::Retract { at_ms, id } => {
-                let old = super::reader::unpacked(stored, self.owner, peer, flags)?;
-                let new = tombstone(&old, *at_ms, id.as_deref());
-                stanza = packed(new.as_deref().unwrap_or(EMPTY), self.owner, peer, flags);
-                // There is nothing left to search.
-                flags = Flags(flags.and(Flags::RETRACTED).0 & !Flags::SEARCHABLE.0);
-            }
-        }
-        let column = flags_column(flags, effect);
-        let (now, ttl, id) = (self.now(), ttl.unwrap_or(0), to_cql(id));
-        let bytes = stanza.len();
-        let rows = [
-            Row::new(
-                &servers.statements.archive_edit,
-                (now, ttl, column, stanza, self.owner, bucket, id),
-                bytes,
-            ),
-            Row::new(
-                &servers.statements.peer_edit,
-                (now, ttl, column, self.owner, bucket, peer, id),
-                peer.len(),
-            ),
-        ];
-        servers.write(self.deadline, &rows).await
     }
 }
 

@@ -19,6 +19,7 @@ mod archives;
 mod clock;
 mod commit;
 mod connect;
+mod edit;
 mod engine;
 mod error;
 mod health;

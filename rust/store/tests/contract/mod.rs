@@ -253,6 +253,10 @@ macro_rules! contract_suite {
             a_deleted_account_leaves_no_archive
             concurrent_senders_lose_nothing_and_keep_their_order
         );
+        $crate::contract_suite!($place, corrections:
+            the_inbox_shows_what_was_corrected_and_counts_it_once
+            only_the_newest_correction_is_found_and_a_retraction_takes_all
+        );
         $crate::contract_suite!($place, inbox:
             messages_make_entries_and_count
             a_message_may_leave_the_inbox_alone
