@@ -243,7 +243,11 @@ fn who_speaks_an_old_dialect_is_told_places_as_it_has_them() {
         let forged = format!("<body>x</body><archived xmlns='{TMP}' by='{ME}' id='forged'/>");
         let out = world.receive(chat(&forged));
         let shown = out.to(1)[0].clone();
-        let id = |ns, name| shown.child(ns, name).map(|e| e.attr("id").unwrap().to_owned());
+        let id = |ns, name| {
+            shown
+                .child(ns, name)
+                .map(|e| e.attr("id").unwrap().to_owned())
+        };
         (id("urn:xmpp:sid:0", "stanza-id"), id(TMP, "archived"))
     };
     let (place, archived) = marked(&mut world);
