@@ -144,7 +144,7 @@ def _fill(program: str, *words: str) -> Filled:
     except subprocess.TimeoutExpired as err:
         raise ServerError(f"the store is not full after {FILL_S:.0f} s") from err
     if done.returncode != 0:
-        raise ServerError(f"the store is not filled: {done.stderr.strip()[-500:]}")
+        raise ServerError(f"the store is not filled: {' '.join(done.stderr.split())[:300]}")
     filled: Filled = json.loads(done.stdout)
     return filled
 
