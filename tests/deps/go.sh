@@ -27,9 +27,9 @@ version() { # of the Go that is there, like 1.26; nothing without one
 	go env GOVERSION 2>/dev/null | sed -nE 's/^go([0-9]+\.[0-9]+).*/\1/p'
 }
 
-build() { # name, package
+build() { # name, package, what the linker sets
 	local folder="$root/tests/deps/go/$1" pins
-	pins=$(cat "$folder"/* | sha256sum | cut -d' ' -f1)
+	pins=$( (cat "$folder"/*; echo "${3:-}") | sha256sum | cut -d' ' -f1)
 	if [ -x "$bin/$1" ] && [ "$(cat "$bin/.$1.pins" 2>/dev/null)" = "$pins" ]; then
 		return
 	fi
@@ -40,20 +40,34 @@ build() { # name, package
 	echo "deps: building $1 (minutes, the first time)" >&2
 	# Half of the processors: the first build of each takes minutes, and others work here, too.
 	(cd "$folder" && CGO_ENABLED=0 GOWORK=off GOFLAGS="-p=$((($(nproc) + 1) / 2)) -mod=readonly" \
-		nice -n 15 go build -trimpath -buildvcs=false -ldflags '-s -w' -o "$bin/.$1.new" "$2") >&2 ||
+		nice -n 15 go build -trimpath -buildvcs=false -ldflags "-s -w ${3:-}" -o "$bin/.$1.new" "$2") >&2 ||
 		fail "$1 does not build here"
 	mv -f "$bin/.$1.new" "$bin/$1"
 	echo "$pins" >"$bin/.$1.pins"
 }
 
 [ $# -gt 0 ] || fail "usage: tests/deps/go.sh etcd | helm | kube-apiserver ..."
+# The version of Kubernetes that Helm takes for granted, where it asks none (without it 1.20), and
+# the one that the API server says it is (without it 0.0.0).
+chartutil=helm.sh/helm/v3/pkg/chartutil
+server=k8s.io/component-base/version
+kubernetes=$(sed -nE 's/^\s*k8s.io\/kubernetes v(1\.[0-9]+\.[0-9]+)$/\1/p' "$root/tests/deps/go/kube-apiserver/go.mod")
+minor=$(echo "$kubernetes" | cut -d. -f2)
 for name in "$@"; do
+	flags=""
 	case $name in
-	etcd | kube-apiserver) package=. ;;
-	helm) package=helm.sh/helm/v3/cmd/helm ;;
+	etcd) package=. ;;
+	kube-apiserver)
+		package=.
+		flags="-X $server.gitVersion=v$kubernetes -X $server.gitMajor=1 -X $server.gitMinor=$minor"
+		;;
+	helm)
+		package=helm.sh/helm/v3/cmd/helm
+		flags="-X $chartutil.k8sVersionMajor=1 -X $chartutil.k8sVersionMinor=$minor"
+		;;
 	*) fail "no program is called $name here: etcd, helm, kube-apiserver" ;;
 	esac
 	# Two at once would build the same thing.
-	(flock 9 && build "$name" "$package") 9>"$bin/.$name.lock"
+	(flock 9 && build "$name" "$package" "$flags") 9>"$bin/.$name.lock"
 	echo "$bin/$name"
 done

@@ -13,7 +13,7 @@
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
 # The listener of kind cluster is the first; other nodes are told this address.
 - name: ANTIPHON_LISTENER_0_ADDRESS
-  value: {{ ternary "[$(POD_IP)]" "$(POD_IP)" (eq .Values.ipFamily "IPv6") }}:{{ .Values.cluster.ports.relay }}
+  value: {{ printf "%s:%d" (ternary "[$(POD_IP)]" "$(POD_IP)" (eq .Values.ipFamily "IPv6")) (int .Values.cluster.ports.relay) | quote }}
 {{- $file := ternary "tls" "$(POD_NAME)" (eq .Values.cluster.tls.source "csi") }}
 - name: ANTIPHON_CLUSTER_TLS_CERTIFICATE
   value: /etc/antiphon/cluster/{{ $file }}.crt
@@ -61,7 +61,7 @@
 {{- define "antiphon.loginVolume" -}}
 - name: {{ .name }}-tls
   secret:
-    secretName: {{ .login.tls.existingSecret }}
+    secretName: {{ .login.tls.existingSecret | quote }}
     defaultMode: 0440
     items:
       - {key: ca.crt, path: ca.crt}
@@ -83,15 +83,15 @@
   emptyDir: {sizeLimit: 1Gi}
 {{- else if .Values.sqlite.existingClaim }}
 - name: data
-  persistentVolumeClaim: {claimName: {{ .Values.sqlite.existingClaim }}}
+  persistentVolumeClaim: {claimName: {{ .Values.sqlite.existingClaim | quote }}}
 {{- end }}
 {{- with include "antiphon.tlsSecret" . }}
 - name: tls
-  secret: {secretName: {{ . }}, defaultMode: 0440}
+  secret: {secretName: {{ . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- range $index, $one := .Values.tls.domains }}
 - name: domain-{{ $index }}
-  secret: {secretName: {{ $one.existingSecret }}, defaultMode: 0440}
+  secret: {secretName: {{ $one.existingSecret | quote }}, defaultMode: 0440}
 {{- end }}
 {{- if include "antiphon.hasPasswords" . }}
 - name: passwords
@@ -101,16 +101,16 @@
       {{- range $name, $login := dict "cassandra" .Values.cassandra "etcd" .Values.cluster.etcd }}
       {{- if $login.user }}
       - secret:
-          name: {{ default (printf "%s-passwords" $full) $login.existingSecret }}
+          name: {{ default (printf "%s-passwords" $full) $login.existingSecret | quote }}
           items:
-            - {key: {{ ternary $login.existingSecretKey $name (ne $login.existingSecret "") }}, path: {{ $name }}}
+            - {key: {{ ternary $login.existingSecretKey $name (ne $login.existingSecret "") | quote }}, path: {{ $name }}}
       {{- end }}
       {{- end }}
       {{- range $index, $one := .Values.components }}
       - secret:
-          name: {{ $one.existingSecret }}
+          name: {{ $one.existingSecret | quote }}
           items:
-            - {key: {{ default "secret" $one.key }}, path: component-{{ $index }}}
+            - {key: {{ default "secret" $one.key | quote }}, path: component-{{ $index }}}
       {{- end }}
 {{- end }}
 {{- if and .Values.cassandra.enabled .Values.cassandra.tls.existingSecret }}
@@ -137,7 +137,7 @@
     driver: csi.cert-manager.io
     readOnly: true
     volumeAttributes:
-      csi.cert-manager.io/issuer-name: {{ $tls.certManager.issuerRef.name }}
+      csi.cert-manager.io/issuer-name: {{ $tls.certManager.issuerRef.name | quote }}
       csi.cert-manager.io/issuer-kind: {{ $tls.certManager.issuerRef.kind }}
       csi.cert-manager.io/issuer-group: {{ $tls.certManager.issuerRef.group }}
       csi.cert-manager.io/common-name: ${POD_NAME}
@@ -175,7 +175,7 @@
       {{- end }}
       {{- end }}
 {{- else }}
-  secret: {secretName: {{ $tls.existingSecret }}, defaultMode: 0440}
+  secret: {secretName: {{ $tls.existingSecret | quote }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}
 
