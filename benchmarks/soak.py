@@ -32,6 +32,7 @@ from bench import machine
 from bench.accounts import Accounts
 from bench.ours import AntiphonTwo
 from bench.server import Place, Ports, ServerError
+from run import certificate
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -201,20 +202,6 @@ def allow_descriptors(size: Size) -> None:
         sys.exit(f"soak: {needed} open files are needed, {hard} are allowed (ulimit -Hn)")
     if soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed P-256 certificate."""
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    command = [
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-        "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
-        "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"soak: openssl makes no certificate: {done.stderr.strip()}")
-    return cert, key
 
 
 def load_command(size: Size, server: Node) -> list[str]:

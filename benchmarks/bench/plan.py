@@ -101,7 +101,7 @@ class Plan:
 def quick(repetitions: int | None, seconds: int | None) -> Plan:
     """Five minutes, the rivals only tuned."""
     return Plan(
-        limit_s=275,
+        limit_s=280,
         repetitions=repetitions or 2,
         few=1,
         default_repetitions=0,
