@@ -1,1 +1,0 @@
-//! Links between nodes: streams of stanzas and hand-overs, each with its acknowledgements.
