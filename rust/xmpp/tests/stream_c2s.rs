@@ -453,6 +453,27 @@ fn too_many_attempts_end_the_stream() {
 }
 
 #[test]
+fn who_goes_on_while_logins_are_not_possible_loses_the_stream_and_nothing_else() {
+    let mut peer = Peer::direct_tls();
+    peer.say(HEADER);
+    // "\0juliet\0outage"
+    let unlucky = auth("PLAIN", "AGp1bGlldABvdXRhZ2U=");
+    for _ in 0..2 {
+        assert_order(
+            &peer.say(&unlucky),
+            &[&sasl_failure("temporary-auth-failure")],
+        );
+    }
+    let said = peer.say(&unlucky);
+    assert_stream_error(&peer, &said, StreamCondition::PolicyViolation);
+    assert_eq!(
+        peer.stream.failed_logins(),
+        0,
+        "not held against the address"
+    );
+}
+
+#[test]
 fn handshakes_begun_anew_count_as_attempts() {
     // RFC 6120 §6.4.2.
     let mut peer = Peer::direct_tls();

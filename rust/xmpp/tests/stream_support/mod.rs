@@ -191,6 +191,7 @@ impl Peer {
             Action::StartTls(_) => self.stream.tls_started(self.tls.clone()),
             Action::Auth(query) => self.stream.auth_answer(match query {
                 Query::Keys(_) => Answer::Keys(None::<Credentials>),
+                Query::Password { password, .. } if password == "outage" => Answer::Unavailable,
                 Query::Password { password, .. } => {
                     Answer::Verdict(if password == "r0m30myr0m30" {
                         Ok(())

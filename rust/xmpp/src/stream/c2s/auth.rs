@@ -178,8 +178,12 @@ impl Stream {
         out.write_element(
             &Element::new(ns::SASL, "failure").with_child(Element::new(ns::SASL, failure.name())),
         );
-        // An outage of ours is not held against the client.
-        if failure != Failure::TemporaryAuthFailure && self.is_last_attempt() {
+        let is_last = if failure == Failure::TemporaryAuthFailure {
+            self.is_last_deferral()
+        } else {
+            self.is_last_attempt()
+        };
+        if is_last {
             return self.too_many_attempts(out);
         }
         None
@@ -189,6 +193,13 @@ impl Stream {
     fn is_last_attempt(&mut self) -> bool {
         self.failed_logins = self.failed_logins.saturating_add(1);
         self.config.auth_attempts != 0 && self.failed_logins >= self.config.auth_attempts
+    }
+
+    /// Counts an attempt that could not be judged. An outage of ours, or of an address that must wait,
+    /// is no failure of the client's; but who goes on asking shall pay for a connection each time.
+    fn is_last_deferral(&mut self) -> bool {
+        self.deferred_logins = self.deferred_logins.saturating_add(1);
+        self.config.auth_attempts != 0 && self.deferred_logins >= self.config.auth_attempts
     }
 
     /// RFC 6120 §6.4.5.

@@ -189,6 +189,8 @@ pub struct Stream {
     claimed: Option<Jid>,
     login: Option<Box<auth::Login>>,
     failed_logins: u32,
+    /// Answered with `temporary-auth-failure`.
+    deferred_logins: u32,
     failed_binds: u32,
     account: Option<Jid>,
     /// The account was made up by us (ANONYMOUS): the client cannot have known it.
@@ -233,6 +235,7 @@ impl Stream {
             claimed: None,
             login: None,
             failed_logins: 0,
+            deferred_logins: 0,
             failed_binds: 0,
             account: None,
             is_anonymous: false,
