@@ -6,7 +6,7 @@ use crate::calls::Answered;
 use crate::node::Node;
 use crate::value::Value;
 use antiphon_routing::SessionId;
-use antiphon_routing::archive::{InboxChange, InboxEntry, InboxFilter, InboxSlice};
+use antiphon_routing::archive::{BOX_BIN, InboxChange, InboxEntry, InboxFilter, InboxSlice};
 use antiphon_routing::store::{PAGE_MAX, Store, Write};
 use antiphon_routing::user::{Call, CallAnswer};
 use antiphon_xmpp::Jid;
@@ -54,6 +54,27 @@ impl InboxForm {
     }
 }
 
+/// No conversation, but how many there are.
+const COUNTS_ONLY: InboxSlice = InboxSlice {
+    is_ascending: true,
+    after: None,
+    before: None,
+    is_from_end: false,
+    limit: 0,
+};
+
+/// Conversations whose last message is older do not stay in the bin, ms since 1970; 0: all stay.
+fn bin_before(now_ms: u64, days: u32) -> u64 {
+    if days == 0 {
+        return 0;
+    }
+    now_ms.saturating_sub(u64::from(days) * 24 * 60 * 60 * 1000)
+}
+
+fn is_expired(entry: &InboxEntry, before_ms: u64) -> bool {
+    *entry.in_box == *BOX_BIN && entry.last_id.ms() < before_ms
+}
+
 impl Node {
     fn check_inbox(&self, owner: &Jid) -> Result<(), StanzaError> {
         if self.live.load().switches(owner.domain()).is_inbox_on {
@@ -85,6 +106,9 @@ impl Node {
             limit: query.max.min(PAGE_MAX),
         };
         let _turn = self.turn().await?;
+        if matches!(query.filter.in_box.as_deref(), Some(BOX_BIN | "all")) {
+            self.empty_old_bin(&owner).await?;
+        }
         let page = stored(self.store.inbox_page(&owner, query.filter, slice).await)?;
         let results = Results {
             owner: &owner,
@@ -113,8 +137,45 @@ impl Node {
 
     /// One conversation.
     pub(crate) async fn inbox_entry(self: &Arc<Self>, owner: Jid, peer: Jid) -> Answered {
-        let found = stored(self.store.inbox_entry(&owner, &peer.bare()).await)?;
+        let found = self.entry_in_time(&owner, &peer.bare()).await?;
         Ok(found.map_or(Value::None, |entry| self.entry_value(&owner, entry)))
+    }
+
+    /// One conversation, unless it has been in the bin for too long.
+    async fn entry_in_time(
+        self: &Arc<Self>,
+        owner: &Jid,
+        peer: &Jid,
+    ) -> Result<Option<InboxEntry>, StanzaError> {
+        let found = stored(self.store.inbox_entry(owner, peer).await)?;
+        let days = self.live.load().config.archive.bin_days;
+        let before_ms = bin_before(self.now(), days);
+        if !found.as_ref().is_some_and(|e| is_expired(e, before_ms)) {
+            return Ok(found);
+        }
+        self.empty_old_bin(owner).await?;
+        Ok(None)
+    }
+
+    /// Deletes what is too old for the bin. SQLite looks for it every hour; with every engine
+    /// nobody is shown any of it.
+    async fn empty_old_bin(self: &Arc<Self>, owner: &Jid) -> Result<(), StanzaError> {
+        let days = self.live.load().config.archive.bin_days;
+        let before_ms = bin_before(self.now(), days);
+        if before_ms == 0 {
+            return Ok(());
+        }
+        let filter = InboxFilter {
+            in_box: Some(BOX_BIN.to_owned()),
+            end_ms: Some(before_ms - 1),
+            ..InboxFilter::default()
+        };
+        let old = stored(self.store.inbox_page(owner, filter, COUNTS_ONLY).await)?;
+        if old.count == 0 {
+            return Ok(());
+        }
+        let owner = owner.clone();
+        self.commit(Write::InboxEmptyBin { owner, before_ms }).await
     }
 
     fn entry_value(&self, owner: &Jid, entry: InboxEntry) -> Value {
@@ -139,7 +200,7 @@ impl Node {
     ) -> Answered {
         self.check_inbox(&owner)?;
         let peer = peer.bare();
-        if stored(self.store.inbox_entry(&owner, &peer).await)?.is_none() {
+        if self.entry_in_time(&owner, &peer).await?.is_none() {
             return Err(StanzaCondition::ItemNotFound.into());
         }
         let call = Call::InboxSet {
@@ -158,17 +219,10 @@ impl Node {
     pub(crate) async fn inbox_empty_bin(self: &Arc<Self>, owner: Jid) -> Answered {
         self.check_inbox(&owner)?;
         let filter = InboxFilter {
-            in_box: Some(antiphon_routing::archive::BOX_BIN.to_owned()),
+            in_box: Some(BOX_BIN.to_owned()),
             ..InboxFilter::default()
         };
-        let slice = InboxSlice {
-            is_ascending: true,
-            after: None,
-            before: None,
-            is_from_end: false,
-            limit: 0,
-        };
-        let count = stored(self.store.inbox_page(&owner, filter, slice).await)?.count;
+        let count = stored(self.store.inbox_page(&owner, filter, COUNTS_ONLY).await)?.count;
         let write = Write::InboxEmptyBin {
             owner,
             before_ms: u64::MAX,
@@ -220,5 +274,31 @@ impl Node {
                 Err(error) => node.log_store_error("conversation not read", &error),
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use antiphon_routing::archive::{ArchiveId, BOX_INBOX};
+
+    #[test]
+    fn only_what_is_old_and_in_the_bin_has_expired() {
+        const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+        let entry = |in_box: &str, at_ms| InboxEntry {
+            peer: Jid::parse("a@b.example").unwrap_or_else(|_| unreachable!()),
+            last_id: ArchiveId::first_of(at_ms),
+            unread: 0,
+            read_id: ArchiveId::default(),
+            in_box: in_box.into(),
+            muted_until_ms: 0,
+            stanza: Box::default(),
+        };
+        let before_ms = bin_before(100 * DAY_MS, 30);
+        assert_eq!(before_ms, 70 * DAY_MS);
+        assert!(is_expired(&entry(BOX_BIN, before_ms - 1), before_ms));
+        assert!(!is_expired(&entry(BOX_BIN, before_ms), before_ms));
+        assert!(!is_expired(&entry(BOX_INBOX, 1), before_ms));
+        assert!(!is_expired(&entry(BOX_BIN, 1), bin_before(100 * DAY_MS, 0)));
     }
 }
