@@ -1,3 +1,0 @@
-//! Runs the simulation.
-
-fn main() {}

@@ -1,0 +1,1 @@
+//! This node in the cluster: membership, election, the published map.
