@@ -1,0 +1,425 @@
+//! The way of stanzas to their homes, in order, whatever the map does meanwhile.
+//!
+//! A stanza stays here until its home has called it done. When its shard moves, what is under way
+//! is settled first: each stanza is called done, sent back, or its receiver is out of the view.
+//! Then what came back is sent to the new home, in its old order, and behind it what came in the
+//! meantime. So two stanzas for one shard never change places, and none is lost with a node.
+//!
+//! A home that gives a shard away does not wait for what that shard's users sent (two homes that
+//! exchange shards would wait for each other): it takes their stanzas out ([`Router::take_from`])
+//! and sends them back to the nodes of the sockets, which still have their copies; what no socket
+//! sent goes along with the release. The next home knows by uid and origin-id what it has already.
+
+use crate::id::{Epoch, Incarnation, Shard};
+use crate::map::ShardMap;
+use crate::planted::{Bug, Planted};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Names a stanza in a [`Router`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Send this stanza to this home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Send<M> {
+    /// The home; this process as well.
+    pub to: Incarnation,
+    /// Its shard.
+    pub shard: Shard,
+    /// The epoch to send it under.
+    pub epoch: Epoch,
+    /// By what it is called done.
+    pub ticket: Ticket,
+    /// The stanza.
+    pub stanza: M,
+}
+
+/// Too much is under way: the stanza is answered with `resource-constraint`, type wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too much is under way")]
+pub struct RouterFull;
+
+#[derive(Debug)]
+struct Flight<M> {
+    ticket: Ticket,
+    to: Incarnation,
+    epoch: Epoch,
+    is_back: bool,
+    bytes: usize,
+    /// The shard of its sender.
+    source: Option<Shard>,
+    stanza: M,
+}
+
+#[derive(Debug)]
+struct Lane<M> {
+    /// Sent, in order.
+    flights: VecDeque<Flight<M>>,
+    /// Not sent yet; `to` and `epoch` say nothing.
+    held: VecDeque<Flight<M>>,
+    is_settling: bool,
+    /// Nothing is sent by a map before this one.
+    needs: Epoch,
+}
+
+/// Counts for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RouterCounts {
+    /// Sent a first time.
+    pub sent: u64,
+    /// Sent again, to another home.
+    pub again: u64,
+    /// Refused for want of room.
+    pub refused: u64,
+}
+
+/// All stanzas under way from one node (or one of its shards of memory).
+#[derive(Debug)]
+pub struct Router<M> {
+    lanes: BTreeMap<Shard, Lane<M>>,
+    /// Which lane a ticket is in.
+    tickets: BTreeMap<Ticket, Shard>,
+    sources: BTreeMap<Shard, BTreeSet<Ticket>>,
+    last: u64,
+    bytes: usize,
+    bytes_max: usize,
+    counts: RouterCounts,
+    pub(crate) planted: Planted,
+}
+
+impl<M: Clone> Router<M> {
+    /// Keeps at most so many bytes; what a session may bring is the caller's matter.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            lanes: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            last: 0,
+            bytes: 0,
+            bytes_max,
+            counts: RouterCounts::default(),
+            planted: Planted::default(),
+        }
+    }
+
+    /// Counts for the metrics.
+    #[must_use]
+    pub fn counts(&self) -> RouterCounts {
+        self.counts
+    }
+
+    /// Bytes under way.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Stanzas under way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tickets.len()
+    }
+
+    /// Whether nothing is under way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    /// Takes out, in order, all that entities of this shard sent: it goes to another home.
+    pub fn take_from(
+        &mut self,
+        map: Option<&ShardMap>,
+        source: Shard,
+        out: &mut Vec<Send<M>>,
+    ) -> Vec<M> {
+        let tickets = self.sources.remove(&source).unwrap_or_default();
+        let take = |ticket| self.done(map, ticket, out);
+        tickets.into_iter().filter_map(take).collect()
+    }
+
+    /// Sends a stanza to its home, or holds it until that is settled.
+    ///
+    /// # Errors
+    /// [`RouterFull`]; it is not kept then.
+    pub fn route(
+        &mut self,
+        map: Option<&ShardMap>,
+        (shard, source): (Shard, Option<Shard>),
+        bytes: usize,
+        stanza: M,
+        out: &mut Vec<Send<M>>,
+    ) -> Result<Ticket, RouterFull> {
+        if self.bytes + bytes > self.bytes_max {
+            self.counts.refused += 1;
+            return Err(RouterFull);
+        }
+        self.bytes += bytes;
+        self.last += 1;
+        let ticket = Ticket(self.last);
+        self.tickets.insert(ticket, shard);
+        if let Some(source) = source {
+            self.sources.entry(source).or_default().insert(ticket);
+        }
+        let lane = self.lanes.entry(shard).or_insert_with(|| Lane {
+            flights: VecDeque::new(),
+            held: VecDeque::new(),
+            is_settling: false,
+            needs: Epoch(0),
+        });
+        let flight = Flight {
+            ticket,
+            to: Incarnation(0),
+            epoch: Epoch(0),
+            is_back: false,
+            bytes,
+            source,
+            stanza,
+        };
+        lane.held.push_back(flight);
+        if !lane.is_settling {
+            self.counts.sent += send_held(lane, map, shard, out);
+        }
+        Ok(ticket)
+    }
+
+    /// The home has called it done (or refused it for good): the copy is freed and given back.
+    pub fn done(
+        &mut self,
+        map: Option<&ShardMap>,
+        ticket: Ticket,
+        out: &mut Vec<Send<M>>,
+    ) -> Option<M> {
+        let shard = self.tickets.remove(&ticket)?;
+        let lane = self.lanes.get_mut(&shard)?;
+        let is_it = |f: &Flight<M>| f.ticket == ticket;
+        let flight = match lane.flights.iter().position(is_it) {
+            Some(at) => lane.flights.remove(at)?,
+            None => {
+                let at = lane.held.iter().position(is_it)?;
+                lane.held.remove(at)?
+            }
+        };
+        self.bytes -= flight.bytes;
+        if let Some(source) = flight.source
+            && let Some(tickets) = self.sources.get_mut(&source)
+        {
+            tickets.remove(&ticket);
+            if tickets.is_empty() {
+                self.sources.remove(&source);
+            }
+        }
+        self.settle(map, shard, out);
+        Some(flight.stanza)
+    }
+
+    /// The receiver sent it back: a map of at least this epoch says where it belongs.
+    pub fn returned(
+        &mut self,
+        map: Option<&ShardMap>,
+        ticket: Ticket,
+        needs: Epoch,
+        out: &mut Vec<Send<M>>,
+    ) {
+        let Some(shard) = self.tickets.get(&ticket).copied() else {
+            return;
+        };
+        if let Some(lane) = self.lanes.get_mut(&shard)
+            && let Some(flight) = lane.flights.iter_mut().find(|f| f.ticket == ticket)
+        {
+            flight.is_back = true;
+            lane.is_settling = true;
+            lane.needs = lane.needs.max(needs);
+        }
+        self.settle(map, shard, out);
+    }
+
+    /// A map came into force.
+    pub fn mapped(&mut self, map: &ShardMap, out: &mut Vec<Send<M>>) {
+        let shards: Vec<Shard> = self.lanes.keys().copied().collect();
+        for shard in shards {
+            let (Some(lane), Some(slot)) = (self.lanes.get_mut(&shard), map.slot(shard)) else {
+                continue;
+            };
+            for flight in &mut lane.flights {
+                flight.is_back |= !map.knows(flight.to);
+                // It changed owner behind this stanza's epoch.
+                lane.is_settling |= flight.is_back || flight.epoch < slot.since;
+            }
+            self.settle(Some(map), shard, out);
+        }
+    }
+
+    /// If all that was sent is done or back, sends what is back and what is held.
+    fn settle(&mut self, map: Option<&ShardMap>, shard: Shard, out: &mut Vec<Send<M>>) {
+        let Some(lane) = self.lanes.get_mut(&shard) else {
+            return;
+        };
+        let is_settled = lane.flights.iter().all(|f| f.is_back)
+            || (self.planted.has(Bug::SkipSettling) && lane.is_settling);
+        let has_map = map.is_some_and(|map| map.epoch >= lane.needs);
+        if !is_settled || !has_map {
+            return;
+        }
+        let (back, flying): (VecDeque<_>, VecDeque<_>) =
+            lane.flights.drain(..).partition(|f| f.is_back);
+        lane.flights = flying;
+        self.counts.again += back.len() as u64;
+        for flight in back.into_iter().rev() {
+            lane.held.push_front(flight);
+        }
+        lane.is_settling = false;
+        self.counts.sent += send_held(lane, map, shard, out);
+        if lane.flights.is_empty() && lane.held.is_empty() {
+            self.lanes.remove(&shard);
+        }
+    }
+}
+
+/// Sends what is held, in order; how many of them go a first time.
+fn send_held<M: Clone>(
+    lane: &mut Lane<M>,
+    map: Option<&ShardMap>,
+    shard: Shard,
+    out: &mut Vec<Send<M>>,
+) -> u64 {
+    let Some((map, to)) = map.and_then(|map| Some((map, map.owner(shard)?))) else {
+        return 0;
+    };
+    let mut first = 0;
+    while let Some(mut flight) = lane.held.pop_front() {
+        first += u64::from(!flight.is_back);
+        flight.to = to;
+        flight.epoch = map.epoch;
+        flight.is_back = false;
+        out.push(Send {
+            to,
+            shard,
+            epoch: map.epoch,
+            ticket: flight.ticket,
+            stanza: flight.stanza.clone(),
+        });
+        lane.flights.push_back(flight);
+    }
+    first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::NodeId;
+    use crate::map::{MapNode, Slot};
+
+    fn map(epoch: u64, nodes: &[u32], owner: u32, since: u64) -> ShardMap {
+        let slot = Slot {
+            owner: nodes.iter().position(|n| *n == owner).unwrap() as u16,
+            from: None,
+            shadow: None,
+            since: Epoch(since),
+            is_clean: false,
+        };
+        let nodes = nodes.iter().map(|n| MapNode {
+            id: NodeId::new(&format!("n{n}")).unwrap(),
+            incarnation: Incarnation(*n),
+            zone: None,
+            is_draining: false,
+        });
+        ShardMap::new(Epoch(epoch), Incarnation(1), nodes.collect(), vec![slot]).unwrap()
+    }
+
+    fn route(router: &mut Router<u32>, map: &ShardMap, stanza: u32) -> (Ticket, Vec<(u32, u32)>) {
+        let mut out = Vec::new();
+        let ticket = router
+            .route(Some(map), (0, Some(0)), 1, stanza, &mut out)
+            .unwrap();
+        (ticket, sent(out))
+    }
+
+    fn sent(out: Vec<Send<u32>>) -> Vec<(u32, u32)> {
+        out.into_iter().map(|s| (s.to.0, s.stanza)).collect()
+    }
+
+    #[test]
+    fn what_came_back_goes_before_what_came_since() {
+        let mut router = Router::new(100);
+        let (one, two) = (map(1, &[1, 2], 1, 1), map(2, &[1, 2], 2, 2));
+        let (a, _) = route(&mut router, &one, 10);
+        let (b, _) = route(&mut router, &one, 11);
+        let mut out = Vec::new();
+        router.mapped(&two, &mut out);
+        assert!(sent(out).is_empty());
+        // The old home still has two of them.
+        assert!(route(&mut router, &two, 12).1.is_empty());
+        let mut out = Vec::new();
+        assert_eq!(router.done(Some(&two), a, &mut out), Some(10));
+        router.returned(Some(&two), b, Epoch(2), &mut out);
+        assert_eq!(sent(out), [(2, 11), (2, 12)]);
+        assert_eq!(
+            router.counts(),
+            RouterCounts {
+                sent: 3,
+                again: 1,
+                refused: 0
+            }
+        );
+        // Its senders go to another home.
+        let mut out = Vec::new();
+        assert_eq!(router.take_from(Some(&two), 0, &mut out), [11, 12]);
+        assert!(router.is_empty() && out.is_empty());
+    }
+
+    #[test]
+    fn a_stanza_that_came_back_waits_for_the_map_that_says_where_it_belongs() {
+        let mut router = Router::new(100);
+        let one = map(1, &[1, 2], 1, 1);
+        let (a, _) = route(&mut router, &one, 10);
+        let mut out = Vec::new();
+        router.returned(Some(&one), a, Epoch(3), &mut out);
+        router.mapped(&map(2, &[1, 2], 1, 1), &mut out);
+        assert!(sent(out.clone()).is_empty());
+        router.mapped(&map(3, &[1, 2], 2, 3), &mut out);
+        assert_eq!(sent(out), [(2, 10)]);
+    }
+
+    #[test]
+    fn what_a_dead_node_never_called_done_is_routed_again() {
+        let mut router = Router::new(100);
+        let one = map(1, &[1, 2], 1, 1);
+        let (a, _) = route(&mut router, &one, 10);
+        route(&mut router, &one, 11);
+        let mut out = Vec::new();
+        router.mapped(&map(2, &[2], 2, 2), &mut out);
+        assert_eq!(sent(out), [(2, 10), (2, 11)]);
+        assert_eq!(router.done(None, a, &mut Vec::new()), Some(10));
+        assert_eq!(router.done(None, a, &mut Vec::new()), None);
+    }
+
+    #[test]
+    fn a_join_elsewhere_holds_nothing_up() {
+        let mut router = Router::new(100);
+        route(&mut router, &map(1, &[1, 2], 1, 1), 10);
+        let two = map(2, &[1, 2, 3], 1, 1);
+        router.mapped(&two, &mut Vec::new());
+        assert_eq!(route(&mut router, &two, 11).1, [(1, 11)]);
+    }
+
+    #[test]
+    fn what_is_under_way_is_bounded() {
+        let mut router = Router::new(2);
+        let one = map(1, &[1], 1, 1);
+        let (a, _) = route(&mut router, &one, 1);
+        route(&mut router, &one, 2);
+        let full = router.route(Some(&one), (0, None), 1, 3, &mut Vec::new());
+        assert_eq!(full, Err(RouterFull));
+        router.done(Some(&one), a, &mut Vec::new());
+        assert_eq!((router.bytes(), router.len()), (1, 1));
+        // Without a map everything is held.
+        let mut router = Router::new(9);
+        let mut out = Vec::new();
+        router.route(None, (0, None), 1, 3, &mut out).unwrap();
+        assert_eq!(out, []);
+        router.mapped(&one, &mut out);
+        assert_eq!(sent(out), [(1, 3)]);
+    }
+}
