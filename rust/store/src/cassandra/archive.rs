@@ -11,7 +11,6 @@ use super::error::Failure;
 use super::inbox::flush;
 use super::owners::Known;
 use super::queue::{Accepted, GROUP_BYTES, GROUP_WRITES};
-use super::reader::packed;
 use super::servers::Row;
 use super::{plan, to_cql};
 use antiphon_routing::archive::{ArchiveRecord, ArchiveState};
@@ -279,7 +278,7 @@ impl<'a> Turn<'a> {
         let id = record.id.0;
         let peer = record.peer.bare_str();
         let flags = flags_column(record.flags, record.inbox);
-        let stanza = packed(&record.stanza, self.owner, peer, record.flags);
+        let stanza = self.archives().packs.packed(self.owner, record);
         let bytes = self.owner.len() + peer.len() + stanza.len();
         let (now, ttl) = (self.now(), self.archives().ttl_s);
         let statements = &self.servers().statements;

@@ -8,6 +8,7 @@
 
 use super::error::Failure;
 use super::inbox::Entry;
+use super::packs::Packs;
 use super::servers::{Row, Servers};
 use super::{from_cql, to_cql};
 use antiphon_routing::archive::{
@@ -101,6 +102,7 @@ pub(super) struct Archives {
     runs: Mutex<HashMap<Uuid, bool>>,
     /// How long messages are kept, seconds; 0: for ever.
     pub(super) ttl_s: i32,
+    pub(super) packs: Packs,
 }
 
 impl Archives {
@@ -114,6 +116,7 @@ impl Archives {
             run,
             runs: Mutex::default(),
             ttl_s: i32::try_from(seconds).unwrap_or(i32::MAX),
+            packs: Packs::new(),
         }
     }
 

@@ -96,22 +96,17 @@ impl Engine {
             // First the reads: who is told of a commit may read at once.
             release(&mut group);
             group.writes.clear();
-            self.tell(&mut group.askers, outcomes).await;
+            self.tell(&mut group.askers, outcomes);
         }
         end.is_over = true;
     }
 
-    /// Has the askers told, and waits for it: the next commit of the lane is behind.
-    async fn tell(&self, askers: &mut Vec<Asker>, outcomes: Vec<Outcome>) {
-        let (told, wait) = oneshot::channel();
-        let message = Message::Group {
-            outcomes: askers.drain(..).zip(outcomes).collect(),
-            told,
-        };
+    /// Has the askers told, group after group in the order of the lane's commits. What is not told
+    /// yet keeps its place in the bounds, so nothing grows if that takes long.
+    fn tell(&self, askers: &mut Vec<Asker>, outcomes: Vec<Outcome>) {
+        let outcomes = askers.drain(..).zip(outcomes).collect();
         // The thread lives until the last lane has ended.
-        if self.tell.send(message).is_ok() {
-            let _ = wait.await;
-        }
+        let _ = self.tell.send(Message::Group(outcomes));
     }
 
     /// Reads behind all writes about an owner.

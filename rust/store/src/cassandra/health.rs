@@ -102,6 +102,11 @@ impl Health {
         true
     }
 
+    /// Whether the last request failed.
+    pub(super) fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Acquire)
+    }
+
     /// Whether an outage was reported and goes on.
     pub(super) fn is_down(&self) -> bool {
         self.is_failing.load(Ordering::Acquire)

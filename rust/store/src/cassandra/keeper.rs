@@ -5,7 +5,7 @@ use super::archive::flush_behind;
 use super::archives::Slot;
 use super::engine::Engine;
 use super::error::Failure;
-use super::search::{SEGMENT, seal};
+use super::search::{UNSEALED, seal};
 use super::servers::Row;
 use super::to_cql;
 use std::sync::atomic::Ordering;
@@ -48,7 +48,7 @@ async fn round(engine: &Arc<Engine>) {
     let is_due = |slot: &Slot| {
         let behind = slot.behind_ms.load(Ordering::Acquire);
         let is_behind = behind != 0 && behind + BEHIND_MS <= now;
-        is_behind || slot.unsealed.load(Ordering::Relaxed) >= u64::from(SEGMENT)
+        is_behind || slot.unsealed.load(Ordering::Relaxed) >= u64::from(UNSEALED)
     };
     let mut tasks = JoinSet::new();
     for (owner, slot) in archives.due(is_due) {
@@ -58,7 +58,7 @@ async fn round(engine: &Arc<Engine>) {
         let engine = Arc::clone(engine);
         tasks.spawn(async move {
             // What fails stays as it was and is tried in the next round.
-            if slot.unsealed.load(Ordering::Relaxed) >= u64::from(SEGMENT) {
+            if slot.unsealed.load(Ordering::Relaxed) >= u64::from(UNSEALED) {
                 let _ = seal(&engine, Instant::now() + PATIENCE, &owner, &slot).await;
             }
             let behind = slot.behind_ms.load(Ordering::Acquire);

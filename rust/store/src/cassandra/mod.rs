@@ -22,10 +22,12 @@ mod connect;
 mod edit;
 mod engine;
 mod error;
+mod group;
 mod health;
 mod inbox;
 mod keeper;
 mod owners;
+mod packs;
 mod plan;
 mod purge;
 mod query;
@@ -356,23 +358,16 @@ impl Store for Cassandra {
         })
     }
 
-    /// Counts by reading, so only what one page holds.
     fn archive_count(
         &self,
         owner: &Jid,
         filter: ArchiveFilter,
         most: u64,
     ) -> StoreFuture<Option<u64>> {
-        let limit = usize::try_from(most).unwrap_or(usize::MAX);
-        if limit > PAGE_MAX {
-            return Box::pin(std::future::ready(Ok(None)));
-        }
-        let page = self.archive_page(owner, filter, false, limit.max(1));
-        Box::pin(async move {
-            let page = page.await?;
-            let count = page.messages.len();
-            let is_all = page.is_complete && count <= limit;
-            Ok(is_all.then_some(count as u64))
+        let account = owner.clone();
+        self.engine.read(owner, async move |engine, deadline| {
+            let reader = Reader::new(&engine, deadline, &account).await?;
+            reader::count(&reader, &filter, most).await
         })
     }
 

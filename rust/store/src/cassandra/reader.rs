@@ -10,8 +10,10 @@ use crate::stanza::{bodies, is_with};
 use antiphon_routing::archive::{
     ArchiveEnds, ArchiveFilter, ArchiveId, ArchivePage, ArchivedMessage, Collection, Flags,
 };
+use antiphon_routing::store::PAGE_MAX;
 use antiphon_text::Query;
 use antiphon_xmpp::Jid;
+use scylla::response::query_result::QueryRowsResult;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -470,6 +472,56 @@ pub(super) async fn page(
         is_complete,
         is_unstable: false,
     })
+}
+
+/// See [`antiphon_routing::store::Store::archive_count`]. Reads the rows of conversations, which are
+/// a tenth of those of contents.
+pub(super) async fn count(
+    reader: &Reader,
+    filter: &ArchiveFilter,
+    most: u64,
+) -> Result<Option<u64>, Failure> {
+    let Some(plan) = Plan::new(filter) else {
+        return Ok(Some(0));
+    };
+    if plan.query.is_some() || plan.full.is_some() || filter.ids.is_some() {
+        // Only by reading contents: what one page holds.
+        let limit = usize::try_from(most).unwrap_or(PAGE_MAX).min(PAGE_MAX);
+        let page = page(reader, filter, false, limit.max(1)).await?;
+        let count = page.messages.len() as u64;
+        return Ok((page.is_complete && count <= most).then_some(count));
+    }
+    let statements = &reader.engine.servers.statements;
+    let mut count = 0;
+    let mut take = |rows: &QueryRowsResult| {
+        for row in rows.rows::<(i64, Option<i16>)>().map_err(Failure::answer)? {
+            let (id, flags) = row.map_err(Failure::answer)?;
+            let is_in = id > plan.span.after && id < plan.span.before;
+            let is_hidden = plan.without_groupchat && read_flags(flags).0.has(Flags::GROUPCHAT);
+            count += u64::from(is_in && !is_hidden);
+        }
+        Ok(if count > most {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
+    };
+    for month in reader.months(plan.span, true) {
+        let (servers, deadline) = (&reader.engine.servers, reader.deadline);
+        match &plan.peer {
+            Some(peer) => {
+                let values = (reader.owner(), month, peer.as_str());
+                let read = servers.pages(deadline, &statements.peer_ids, values, &mut take);
+                read.await?;
+            }
+            None => {
+                let values = (reader.owner(), month);
+                let read = servers.pages(deadline, &statements.month_ids, values, &mut take);
+                read.await?;
+            }
+        }
+    }
+    Ok((count <= most).then_some(count))
 }
 
 /// See [`antiphon_routing::store::Store::archive_known`].

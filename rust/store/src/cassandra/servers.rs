@@ -5,6 +5,7 @@
 
 use super::clock::Clock;
 use super::error::{Failure, Verdict, one_line, verdict};
+use super::group::{Alone, Group, Turn};
 use super::health::Health;
 use super::statements::Statements;
 use parking_lot::Mutex;
@@ -18,6 +19,7 @@ use scylla::serialize::writers::RowWriter;
 use scylla::statement::batch::{Batch, BatchStatement, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -37,13 +39,58 @@ const DOUBTFUL_ATTEMPTS: u32 = 6;
 /// A request that has failed for this long, while others succeed, is reported.
 const STUCK: Duration = Duration::from_secs(5);
 
-/// What a statement is given.
-pub(super) type Values<'a> = Box<dyn SerializeRow + Send + Sync + 'a>;
+/// The values of a statement, as they go to the servers: each a length and its bytes.
+#[derive(Debug, Clone)]
+pub(super) struct Cells(Result<Vec<u8>, SerializationError>);
+
+impl Cells {
+    fn new(statement: &PreparedStatement, values: &impl SerializeRow, bytes: usize) -> Self {
+        let columns = statement.get_variable_col_specs();
+        let context = RowSerializationContext::from_specs(columns.as_slice());
+        let mut cells = Vec::with_capacity(bytes);
+        let written = values.serialize(&context, &mut RowWriter::new(&mut cells));
+        Self(written.map(|()| cells))
+    }
+}
+
+impl SerializeRow for Cells {
+    fn serialize(
+        &self,
+        _: &RowSerializationContext<'_>,
+        writer: &mut RowWriter<'_>,
+    ) -> Result<(), SerializationError> {
+        let mut rest = self.0.as_ref().map_err(Clone::clone)?.as_slice();
+        while let Some((length, after)) = rest.split_first_chunk() {
+            let cell = writer.make_cell_writer();
+            // What is negative is no length (CQL protocol v4 §3, [value]).
+            match i32::from_be_bytes(*length) {
+                -2 => drop(cell.set_unset()),
+                length => match usize::try_from(length)
+                    .ok()
+                    .and_then(|n| after.split_at_checked(n))
+                {
+                    Some((value, after)) => {
+                        cell.set_value(value).map_err(SerializationError::new)?;
+                        rest = after;
+                        continue;
+                    }
+                    None => drop(cell.set_null()),
+                },
+            }
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.as_ref().is_ok_and(Vec::is_empty)
+    }
+}
 
 /// One changed row: a statement of [`Statements`] marked as a write, its timestamp among the values.
 pub(super) struct Row<'a> {
     statement: &'a PreparedStatement,
-    values: Values<'a>,
+    cells: Cells,
     /// About how large it is on the wire.
     pub(super) bytes: usize,
 }
@@ -51,36 +98,29 @@ pub(super) struct Row<'a> {
 impl<'a> Row<'a> {
     pub(super) fn new(
         statement: &'a PreparedStatement,
-        values: impl SerializeRow + Send + Sync + 'a,
+        values: impl SerializeRow,
         bytes: usize,
     ) -> Self {
+        // Names, numbers and the framing of each.
+        let bytes = bytes + 64;
         Self {
             statement,
-            values: Box::new(values),
-            // Names, numbers and the framing of each.
-            bytes: bytes + 64,
+            cells: Cells::new(statement, &values, bytes),
+            bytes,
         }
     }
-}
 
-impl SerializeRow for Row<'_> {
-    fn serialize(
-        &self,
-        context: &RowSerializationContext<'_>,
-        writer: &mut RowWriter<'_>,
-    ) -> Result<(), SerializationError> {
-        self.values.serialize(context, writer)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.values.is_empty()
+    /// The same, to be kept.
+    pub(super) fn owned(&self) -> (PreparedStatement, Cells) {
+        (self.statement.clone(), self.cells.clone())
     }
 }
 
 /// The session and all that its requests share.
 #[derive(Debug)]
 pub(super) struct Servers {
-    session: Session,
+    session: Arc<Session>,
+    group: Arc<Group>,
     pub(super) statements: Statements,
     pub(super) clock: Clock,
     pub(super) health: Health,
@@ -105,7 +145,9 @@ impl Servers {
         health: Health,
         in_flight: usize,
     ) -> Self {
+        let session = Arc::new(session);
         Self {
+            group: Group::new(Arc::clone(&session)),
             session,
             statements,
             clock: Clock::default(),
@@ -124,34 +166,59 @@ impl Servers {
 
     /// Writes rows of one partition, all or none of them.
     pub(super) async fn write(&self, deadline: Instant, rows: &[Row<'_>]) -> Result<(), Failure> {
-        match rows {
-            [] => Ok(()),
-            [row] => self
-                .page(deadline, row.statement, row, PagingState::start())
-                .await
-                .map(drop),
-            rows => self.batch(deadline, rows).await,
+        if rows.is_empty() {
+            return Ok(());
         }
+        // While requests fail, each has its own attempts.
+        let turn = if self.health.is_failing() {
+            None
+        } else {
+            self.group.enter(rows)
+        };
+        let place = match turn {
+            Some(Turn::Together(done)) => {
+                if done.await.unwrap_or(false) {
+                    self.succeeded();
+                    return Ok(());
+                }
+                None
+            }
+            Some(Turn::Alone(place)) => Some(place),
+            None => None,
+        };
+        self.write_alone(deadline, rows, place).await
     }
 
-    async fn batch(&self, deadline: Instant, rows: &[Row<'_>]) -> Result<(), Failure> {
+    async fn write_alone(
+        &self,
+        deadline: Instant,
+        rows: &[Row<'_>],
+        mut place: Option<Alone>,
+    ) -> Result<(), Failure> {
         let statements = rows
             .iter()
             .map(|row| BatchStatement::PreparedStatement(row.statement.clone()));
         // Of one partition, a batch is one mutation: no batch log, and none of it without the rest.
         let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements.collect());
         batch.set_is_idempotent(true);
+        let cells: Vec<&Cells> = rows.iter().map(|row| &row.cells).collect();
         let mut attempts = Attempts::new(deadline);
         loop {
             let permit = self.permit(&attempts).await?;
-            let outcome = self.session.batch(&batch, rows).await;
+            let outcome = self.session.batch(&batch, &cells).await;
             drop(permit);
+            let place = place.take();
             match outcome {
                 Ok(_) => {
                     self.succeeded();
                     return Ok(());
                 }
-                Err(error) => self.pause(&mut attempts, &error).await?,
+                Err(error) => {
+                    if let Some(place) = place {
+                        place.failed();
+                    }
+                    self.pause(&mut attempts, &error).await?;
+                }
             }
         }
     }

@@ -191,6 +191,9 @@ statements! {
     peer_down: Read =
         "SELECT id, flags, mid FROM archive_peer \
          WHERE owner = ? AND bucket = ? AND peer = ? AND id > ? AND id < ? LIMIT ?";
+    peer_ids: Read =
+        "SELECT id, flags FROM archive_peer WHERE owner = ? AND bucket = ? AND peer = ?";
+    month_ids: Read = "SELECT id, flags FROM archive_peer WHERE owner = ? AND bucket = ?";
 
     bucket_put: Write =
         "INSERT INTO archive_bucket (owner, bucket) VALUES (?, ?) USING TIMESTAMP ? AND TTL ?";
