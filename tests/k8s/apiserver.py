@@ -106,7 +106,7 @@ def running(folder: Path) -> Iterator[Server]:
         [ROOT / "tests" / "deps" / "go.sh", "etcd", "kube-apiserver"],
         stdout=subprocess.PIPE, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    client, peer, port = _ports(3)
+    client, peer, port = free_ports(3)
     _secrets(folder)
     etcd = [
         programs[0], f"--data-dir={folder}/etcd", f"--listen-client-urls=http://127.0.0.1:{client}",
@@ -161,7 +161,7 @@ def _wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"the API server is not ready: {log.read_text()[-2000:]}")
 
 
-def _ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Free ones; bound at once, so that they differ."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:

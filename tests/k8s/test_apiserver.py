@@ -54,7 +54,9 @@ def as_pod(document: Document) -> Document:
     spec = json.loads(json.dumps(template["spec"]))
     for claim in document["spec"].get("volumeClaimTemplates", []):
         name = claim["metadata"]["name"]
-        spec.setdefault("volumes", []).append({"name": name, "persistentVolumeClaim": {"claimName": name}})
+        spec.setdefault("volumes", []).append(
+            {"name": name, "persistentVolumeClaim": {"claimName": name}}
+        )
     metadata = {**template["metadata"], "name": f"{document['metadata']['name']}-0"}
     spec.pop("priorityClassName", None)  # it would have to exist
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
@@ -96,7 +98,9 @@ def helm(server: Server, *arguments: str, values: Document | None = None) -> str
 
 
 def secret(server: Server, name: str) -> Document:
-    data: Document = server.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}").body["data"]
+    data: Document = server.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}").body[
+        "data"
+    ]
     return data
 
 
