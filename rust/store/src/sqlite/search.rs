@@ -299,6 +299,13 @@ impl SearchQueue {
             if state.is_closed {
                 return None;
             }
+            if state.waiting.is_empty() {
+                // They came while what they wait for was being written: now it is.
+                for flush in std::mem::take(&mut state.flushes) {
+                    // Who does not wait any more is not told.
+                    let _ = flush.send(());
+                }
+            }
             let is_due = !state.flushes.is_empty()
                 || state.waiting.iter().map(Batch::len).sum::<usize>() >= BATCH;
             let age = state.waiting.front().map(|batch| batch.since.elapsed());
@@ -728,6 +735,24 @@ mod tests {
         let back: Vec<_> = row.chunks_exact(ENTRY).map(IndexChange::read).collect();
         assert_eq!(format!("{back:?}"), format!("{changes:?}"));
         assert!(concerns(&row, token("a@x")) && !concerns(&row, token("b@x")));
+    }
+
+    #[test]
+    fn who_asks_while_it_is_written_does_not_wait_for_the_next_change() {
+        let queue = SearchQueue::default();
+        queue.push(1, vec![add("a@x", "b@x")]);
+        let mut first = queue.flush(token("a@x"));
+        let taken = queue.take(None);
+        let mut second = queue.flush(token("a@x"));
+        assert_eq!(second.try_recv(), Ok(None));
+        assert!(taken.is_some_and(|taken| {
+            queue.written(&taken.batches, 1);
+            taken.flushes.len() == 1
+        }));
+        assert!(first.try_recv().is_err());
+        let idle = queue.take(Some(Duration::ZERO));
+        assert!(idle.is_some_and(|taken| taken.batches.is_empty()));
+        assert_eq!(second.try_recv(), Ok(Some(())));
     }
 
     #[test]
