@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-from support.archive import archive, chat, said, search
+from support import ns
+from support.archive import archive, chat, inbox, said, search
 from support.client import Client, fence
 from support.play import Clients
-from support.xml import E, Element
+from support.xml import E, Element, message
 
 pytestmark = pytest.mark.ours("other servers search in their own way")
 
@@ -44,7 +45,8 @@ async def test_a_search_finds_the_correction_and_not_what_was_corrected(
     await fence(romeo, juliet)
     for client in (romeo, juliet):
         assert await search(client, "airlock") == []
-        assert (await search(client, "yonder"))[-1] == "yonder window"
+        # The correction that came before is out of date as well.
+        assert await search(client, "yonder") == ["yonder window"]
         assert await search(client, "window") == ["yonder window"]
 
 
@@ -68,3 +70,38 @@ async def test_a_correction_of_nothing_is_a_message(romeo: Client, juliet: Clien
     await said(romeo, juliet, "behind it")
     assert (await archive(juliet)).bodies == ["window", "behind it"]
     assert await search(juliet, "window") == ["window"]
+
+
+async def test_the_inbox_shows_the_correction_and_counts_it_once(
+    romeo: Client, juliet: Client
+) -> None:
+    # requirements 7: the column inbox
+    await said(romeo, juliet, "before it")
+    romeo.send(chat(juliet.jid, "yonder airlock", id="bad1"))
+    for text in ("yonder door", "yonder window"):
+        romeo.send(correction(juliet.jid, text, "bad1"))
+        await fence(romeo, juliet)
+        for client, unread in ((juliet, 2), (romeo, 0)):
+            (entry,) = (await inbox(client)).entries
+            assert (entry.unread, entry.body) == (unread, text)
+    await said(romeo, juliet, "behind it")
+    romeo.send(correction(juliet.jid, "yonder light", "bad1"))
+    await fence(romeo, juliet)
+    (entry,) = (await inbox(juliet)).entries
+    assert (entry.unread, entry.body) == (3, "behind it")
+
+
+async def test_a_retraction_takes_the_corrections_along(romeo: Client, juliet: Client) -> None:
+    # XEP-0424 #business: the id of the first message stands for all
+    await said(romeo, juliet, "before it")
+    romeo.send(chat(juliet.jid, "a secret", id="s1"))
+    romeo.send(correction(juliet.jid, "the secret", "s1"))
+    retract = E("retract", "urn:xmpp:message-retract:1", id="s1")
+    store = E("store", ns.HINTS)
+    romeo.send(message(juliet.jid, retract, store, type="chat", id="r1"))
+    await fence(romeo, juliet)
+    for client in (romeo, juliet):
+        assert (await archive(client)).bodies[:3] == ["before it", None, None]
+        assert await search(client, "secret") == []
+        (entry,) = (await inbox(client)).entries
+        assert entry.body is None

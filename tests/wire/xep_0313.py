@@ -362,6 +362,26 @@ async def test_filters_of_the_oldest_dialect_stand_once(romeo: Client) -> None:
     assert reply.condition == "bad-request"
 
 
+@pytest.mark.parametrize("dialect", ALL_MAM)
+async def test_who_asks_in_an_old_dialect_is_told_places_as_it_has_them(
+    romeo: Client, juliet: Client, dialect: str
+) -> None:
+    # XEP-0313 0.2, example 1; XEP-0359 came later
+    forged = E("archived", MAM_TMP, by=juliet.bare, id="forged")
+    (before,) = await said(romeo, juliet, "1")
+    assert not before.has("archived", MAM_TMP)
+    await archive(juliet, Ask(dialect=dialect))
+    romeo.send(chat(juliet.jid, "2", forged, id="second"))
+    got = await juliet.expect("message", id="second")
+    last = (await archive(juliet)).ids[-1]
+    assert place(got, juliet.bare) == last
+    told = [(e.get("by"), e.get("id")) for e in got.all("archived", MAM_TMP)]
+    assert told == ([(juliet.bare, last)] if dialect in (MAM_0, MAM_TMP) else [])
+    # It is the recipient's: what he sends does not tell it to others.
+    (back,) = await said(juliet, romeo, "3")
+    assert not back.has("archived", MAM_TMP)
+
+
 # Beside other features.
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from support import ns
@@ -133,6 +135,31 @@ async def test_hostile_searches_get_an_answer_or_bad_request(texts: Client) -> N
         query = Ask({FULLTEXT: text}).payload("q")
         reply = await texts.iq("set", payload=query)
         texts.drain()
+        if reply.type == "error":
+            assert reply.condition == "bad-request", text
+            assert reply.at("error").has("text", ns.STANZAS), text
+    assert await search(texts, "lion") == [TEXTS[1]]
+
+
+PIECES = (
+    *'"*^:(){}-+~%_\\§ \t',
+    *("AND", "OR", "NOT", "NEAR(", "lion", "li*", '"li', "ß", "新", "\u0301"),
+)
+
+
+async def test_random_searches_get_an_answer_or_bad_request(texts: Client) -> None:
+    dice = random.Random(431)
+    asked: dict[str, str] = {}
+    for number in range(300):
+        text = "".join(dice.choices(PIECES, k=dice.randint(1, 12)))
+        id_ = f"fuzz-{number}"
+        asked[id_] = text
+        payload = Ask({FULLTEXT: text}, {"max": 1}).payload(id_)
+        texts.send(E("iq", ns.CLIENT, payload, type="set", id=id_))
+        if number % 20 == 19:
+            await texts.sync()
+    for id_, text in asked.items():
+        reply = await texts.expect("iq", id=id_)
         if reply.type == "error":
             assert reply.condition == "bad-request", text
             assert reply.at("error").has("text", ns.STANZAS), text
