@@ -12,9 +12,8 @@ pub mod link;
 pub mod local;
 pub mod log;
 pub mod map;
-// By its name, since the folder of the same name is still there.
-#[path = "member.rs"]
 pub mod member;
+pub mod membership;
 pub mod parking;
 pub mod planner;
 pub mod planted;

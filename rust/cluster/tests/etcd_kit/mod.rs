@@ -1,7 +1,10 @@
 //! Real etcd processes for tests: started, killed, paused, thrown away.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+mod folder;
+
 use antiphon_cluster::etcd::{Client, Options};
+pub use folder::Folder;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -40,26 +43,6 @@ pub fn port() -> u16 {
         }
     }
     panic!("no free port");
-}
-
-/// A folder that goes with it.
-pub struct Folder(pub PathBuf);
-
-impl Folder {
-    pub fn new(name: &str) -> Self {
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        let unique = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path =
-            std::env::temp_dir().join(format!("antiphon-{name}-{}-{unique}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("folder");
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// One etcd process; may be down.

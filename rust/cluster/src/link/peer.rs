@@ -1,0 +1,220 @@
+//! What is kept of another process: both directions of both classes, and how its links do.
+
+use super::{Class, LinkStats};
+use crate::id::{Incarnation, NodeId};
+use crate::relay::{Inbound, Outbound};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
+use tokio::sync::Notify;
+
+/// Someone to be woken, and whether there is something for him.
+#[derive(Default)]
+pub(super) struct Alarm(Option<Waker>);
+
+impl Alarm {
+    pub(super) fn set(&mut self, waker: &Waker) {
+        match &self.0 {
+            Some(same) if same.will_wake(waker) => {}
+            _ => self.0 = Some(waker.clone()),
+        }
+    }
+
+    #[must_use]
+    pub(super) fn take(&mut self) -> Option<Waker> {
+        self.0.take()
+    }
+}
+
+/// Our units to a peer.
+pub(super) struct Outbox {
+    pub(super) class: Class,
+    pub(super) state: Mutex<OutState>,
+    pub(super) is_up: AtomicBool,
+    pub(super) connects: AtomicU64,
+    pub(super) resets: AtomicU64,
+}
+
+pub(super) struct OutState {
+    pub(super) relay: Outbound<Bytes>,
+    pub(super) alarm: Alarm,
+    /// Said beside the stream.
+    pub(super) notes: VecDeque<crate::wire::v1::Note>,
+    /// A ping to send: by time since boot.
+    pub(super) ping: Option<u64>,
+    /// Said last, then the stream ends.
+    pub(super) bye: Option<crate::wire::v1::Bye>,
+    /// Connections so far; a stream of an earlier one ends by itself.
+    pub(super) generation: u64,
+    /// Number of the last unit queued, and of the last one sent on this connection.
+    pub(super) queued: u64,
+    pub(super) framed: u64,
+    /// It is time to tell what was seen, even if there is nothing to send.
+    pub(super) is_due: bool,
+}
+
+/// A peer's units to us.
+pub(super) struct Inbox {
+    pub(super) class: Class,
+    pub(super) state: Mutex<InState>,
+    /// Held while units are handed over, so that those of a new connection wait for those of the
+    /// one before.
+    pub(super) delivering: Mutex<()>,
+    pub(super) is_up: AtomicBool,
+}
+
+pub(super) struct InState {
+    pub(super) relay: Inbound,
+    pub(super) alarm: Alarm,
+    pub(super) pong: Option<crate::wire::v1::Pong>,
+    pub(super) bye: Option<crate::wire::v1::Bye>,
+    /// Of the connection in force.
+    pub(super) generation: u64,
+    /// Bytes that the node has not taken on, by number; only what it holds.
+    pub(super) held: BTreeMap<u64, usize>,
+    /// Bytes received since words were said.
+    pub(super) unsaid: u64,
+    /// It is time to say words.
+    pub(super) is_due: bool,
+}
+
+/// Another life of a node.
+pub(super) struct Peer {
+    pub(super) node: NodeId,
+    pub(super) incarnation: Incarnation,
+    /// `host:port` of its relay; empty: it dials us and is not in our view yet.
+    pub(super) address: Mutex<String>,
+    pub(super) outboxes: [Arc<Outbox>; 2],
+    pub(super) inboxes: [Arc<Inbox>; 2],
+    /// Ends the dialling tasks.
+    pub(super) closed: AtomicBool,
+    pub(super) closing: Notify,
+    pub(super) is_dialled: AtomicBool,
+}
+
+impl Peer {
+    pub(super) fn new(
+        node: NodeId,
+        incarnation: Incarnation,
+        queue_bytes_max: usize,
+        window_bytes: u64,
+    ) -> Self {
+        let outbox = |class| {
+            Arc::new(Outbox {
+                class,
+                state: Mutex::new(OutState {
+                    relay: Outbound::new(queue_bytes_max),
+                    alarm: Alarm::default(),
+                    notes: VecDeque::new(),
+                    ping: None,
+                    bye: None,
+                    generation: 0,
+                    queued: 0,
+                    framed: 0,
+                    is_due: false,
+                }),
+                is_up: AtomicBool::new(false),
+                connects: AtomicU64::new(0),
+                resets: AtomicU64::new(0),
+            })
+        };
+        let inbox = |class| {
+            Arc::new(Inbox {
+                class,
+                state: Mutex::new(InState {
+                    relay: Inbound::new(window_bytes),
+                    alarm: Alarm::default(),
+                    pong: None,
+                    bye: None,
+                    generation: 0,
+                    held: BTreeMap::new(),
+                    unsaid: 0,
+                    is_due: false,
+                }),
+                delivering: Mutex::new(()),
+                is_up: AtomicBool::new(false),
+            })
+        };
+        Self {
+            node,
+            incarnation,
+            address: Mutex::new(String::new()),
+            outboxes: [outbox(Class::Stanza), outbox(Class::Bulk)],
+            inboxes: [inbox(Class::Stanza), inbox(Class::Bulk)],
+            closed: AtomicBool::new(false),
+            closing: Notify::new(),
+            is_dialled: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn outbox(&self, class: Class) -> &Arc<Outbox> {
+        &self.outboxes[slot(class)]
+    }
+
+    pub(super) fn inbox(&self, class: Class) -> &Arc<Inbox> {
+        &self.inboxes[slot(class)]
+    }
+
+    /// Ends everything with it.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.closing.notify_waiters();
+        for inbox in &self.inboxes {
+            let mut state = inbox.state.lock();
+            state.generation += 1;
+            let waker = state.alarm.take();
+            drop(state);
+            wake(waker);
+        }
+        for outbox in &self.outboxes {
+            let mut state = outbox.state.lock();
+            state.generation += 1;
+            let waker = state.alarm.take();
+            drop(state);
+            wake(waker);
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn stats(&self) -> impl Iterator<Item = LinkStats> + '_ {
+        self.outboxes.iter().zip(&self.inboxes).map(|(out, inb)| {
+            let (sent, queued_bytes, pending) = {
+                let state = out.state.lock();
+                let relay = &state.relay;
+                (relay.counts(), relay.queued_bytes(), relay.pending())
+            };
+            LinkStats {
+                node: self.node.clone(),
+                incarnation: self.incarnation,
+                class: out.class,
+                is_up: out.is_up.load(Ordering::Relaxed),
+                is_heard: inb.is_up.load(Ordering::Relaxed),
+                connects: out.connects.load(Ordering::Relaxed),
+                resets: out.resets.load(Ordering::Relaxed),
+                queued_bytes,
+                pending,
+                sent,
+                received: inb.state.lock().relay.counts(),
+            }
+        })
+    }
+}
+
+pub(super) fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+fn slot(class: Class) -> usize {
+    match class {
+        Class::Stanza => 0,
+        Class::Bulk => 1,
+    }
+}

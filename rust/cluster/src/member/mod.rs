@@ -1,1 +1,0 @@
-//! This node in the cluster: membership, election, the published map.

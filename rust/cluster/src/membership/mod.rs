@@ -1,0 +1,1 @@
+//! This node in the cluster: what of the agent needs sockets, etcd and time.
