@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# `make` lists the targets. Everything made here goes to .venv, target, .cache and data.
+# `make` lists the targets. Everything made here goes to .venv, target, .cache and data, but what
+# the tests build from Go modules: that is kept in ~/.cache/antiphon-ci (tests/deps/go.sh).
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -68,7 +69,7 @@ $(VENV)/.built: $(SOURCES) $(VENV)/.runtime
 # --- test --------------------------------------------------------------------------------------
 
 .PHONY: test
-test: deps lint test-rust test-unit test-wire test-durability test-fuzz test-cassandra test-interop ## everything: lint, unit, wire, kills, Cassandra and foreign clients
+test: deps lint test-rust test-unit test-wire test-durability test-fuzz test-cassandra test-interop test-chart ## everything: lint, unit, wire, kills, Cassandra, foreign clients, Helm chart
 
 .PHONY: lint
 lint: $(VENV)/.built $(VENV)/.tests $(TOOLS)/bin/cargo-deny ## formats, lints, types, import rules, licences, stub parity
@@ -119,6 +120,14 @@ test-cassandra: $(VENV)/.built $(VENV)/.tests .cache/.deps ## what needs a real 
 	$(PYTEST) -q tests/cassandra $(PYTEST_ARGS)
 	$(PYTEST) -q tests/durability/test_kill.py tests/durability/test_outage.py --store cassandra $(PYTEST_ARGS)
 
+.PHONY: test-chart
+test-chart: $(VENV)/.built $(VENV)/.tests .cache/.deps ## the Helm chart by Kubernetes' schemas, bad values, the image's file tree
+	$(PYTEST) -q tests/k8s --ignore tests/k8s/test_apiserver.py $(PYTEST_ARGS)
+
+.PHONY: test-k8s
+test-k8s: $(VENV)/.built $(VENV)/.tests .cache/.deps ## a real API server takes all that the chart makes (builds one from its Go module)
+	$(PYTEST) -q tests/k8s/test_apiserver.py $(PYTEST_ARGS)
+
 .PHONY: test-fuzz
 test-fuzz: $(TOOLS)/bin/cargo-fuzz ## every fuzz target for half a minute (FUZZ_SECONDS), two at a time
 	@rust/fuzz/run.sh $(or $(FUZZ_SECONDS),30)
@@ -156,7 +165,7 @@ $(VENV)/.tests: tests/requirements.txt $(VENV)/.runtime
 	@$(BIN)/python -m pip install --quiet -r $<
 	@touch $@
 
-.cache/.deps: $(wildcard tests/deps/* tests/deps/cassandra/*) tests/support/cassandra/install.py $(wildcard tests/interop/*/package-lock.json)
+.cache/.deps: $(wildcard tests/deps/* tests/deps/cassandra/* tests/deps/go/*/*) tests/support/cassandra/install.py $(wildcard tests/interop/*/package-lock.json)
 	@mkdir -p .cache
 	@tests/deps/install.sh
 	@PYTHON=$(PYTHON) tests/deps/sslyze.sh
@@ -183,6 +192,7 @@ $(TOOLS)/bin/cargo-fuzz:
 docs: $(VENV)/.built ## write the generated parts of README.md and docs/reference
 	$(BIN)/python -m antiphon.cli.docs .
 	$(BIN)/python -m antiphon.xep._docs
+	$(BIN)/python k8s/helm/schema.py
 
 .PHONY: format
 format: $(VENV)/.tests ## format Rust and Python

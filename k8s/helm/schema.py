@@ -24,7 +24,8 @@ MANAGED = ("data_dir", "listener", "tls", "storage", "cluster", "component")
 def merged(values: dict[str, object], reference: dict[str, object]) -> dict[str, object]:
     """The values' schema with `config` as the reference of antiphon.toml has it."""
     definitions = copy.deepcopy(reference["$defs"])
-    assert isinstance(definitions, dict)
+    if not isinstance(definitions, dict):
+        raise TypeError("$defs is no table")
     for name in MANAGED:
         definitions["Config"]["properties"].pop(name)
     definitions["Config"]["required"] = ["domains"]
@@ -33,7 +34,8 @@ def merged(values: dict[str, object], reference: dict[str, object]) -> dict[str,
     used = _reachable(definitions, "Config")
     result = copy.deepcopy(values)
     properties = result["properties"]
-    assert isinstance(properties, dict)
+    if not isinstance(properties, dict):
+        raise TypeError("properties is no table")
     properties["config"] = {"$ref": "#/$defs/Config"}
     result["$defs"] = {name: definitions[name] for name in definitions if name in used}
     return result

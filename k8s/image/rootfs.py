@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the file tree of the image: Debian's Python and what it needs, the application, nothing else.
+# ruff: noqa: S108, S603, S607 - it runs while the image is built, on what stands there
+"""Makes the file tree of the image: Debian's Python, what it needs, the application, no more.
 
 No shell, no package manager, no setuid program. Which shared libraries are needed is asked of the
 dynamic linker, for the interpreter, its extension modules and those of the application; from which
@@ -77,7 +78,7 @@ def note(paths: set[Path], root: Path) -> None:
 
 
 def links(root: Path) -> None:
-    """Debian's merged /usr: the linker is asked for below /lib, and most libraries live below /usr."""
+    """Debian's merged /usr: the linker is asked for below /lib, libraries live below /usr."""
     for name in ("lib", "lib64", "bin"):
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(f"usr/{name}")

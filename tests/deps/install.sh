@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Brings what only the tests need: Debian packages, slixmpp's source package, the clients from
-# npm, Smack's integration tests, Cassandra. What is there is skipped; what cannot be had is named
+# npm, Smack's integration tests, Cassandra, etcd and Helm. What is there is skipped; what cannot be had is named
 # in one line with the tests it costs. Everything of ours goes below .cache and tests/interop/node.
 set -eu
 
@@ -95,6 +95,14 @@ if ! cassandra --check; then
 	say "fetching Cassandra"
 	cassandra >"$cache/cassandra.log" 2>&1 ||
 		lacks "a Cassandra that starts" "tests/cassandra; see .cache/cassandra.log"
+fi
+
+# --- from Go modules --------------------------------------------------------------------------------------
+if has go; then
+	"$root/tests/deps/go.sh" etcd helm >"$cache/go.log" 2>&1 && "$root/tests/deps/crds.sh" >>"$cache/go.log" 2>&1 ||
+		lacks "etcd or Helm" "tests/k8s, tests/cluster; see .cache/go.log"
+else
+	lacks go "tests/k8s, tests/cluster (install Go 1.26 or newer; 1.21 fetches that itself)"
 fi
 
 if [ "$missing" = 0 ]; then say "all there"; fi

@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.k8s.helm import ROOT, Document
 
-TOKEN = "of-the-test"  # noqa: S105 - of a server on loopback that lives for a minute
+TOKEN = "of-the-test"
 READY_S = 120
 
 PATHS = {
