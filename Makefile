@@ -32,7 +32,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find rust -path rust/fuz
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | \
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | \
 		expand -t 18
 
 # --- run ---------------------------------------------------------------------------------------

@@ -128,8 +128,16 @@ def test_the_reloader_tells_a_node_when_a_secret_is_replaced(node: Path, tmp_pat
         (secret / f"..{number}" / "tls.crt").write_text(f"certificate {number}")
     (secret / "..data").symlink_to("..1")
     (secret / "tls.crt").symlink_to("..data/tls.crt")
-    program = subprocess.Popen([sys.executable, node, "serve", log])
-    command = [sys.executable, RELOAD, "--every", "0.1", "--but", excluded, tmp_path / "etc"]
+    program = subprocess.Popen([sys.executable, str(node), "serve", str(log)])
+    command = [
+        sys.executable,
+        str(RELOAD),
+        "--every",
+        "0.1",
+        "--but",
+        str(excluded),
+        str(tmp_path / "etc"),
+    ]
     watcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert watcher.stderr is not None
