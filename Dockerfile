@@ -19,6 +19,7 @@ RUN python3 -m venv /venv \
 RUN grep --invert-match '^maturin==' python/requirements.txt > /tmp/runtime.txt \
     && /venv/bin/pip install --no-cache-dir --no-deps --no-compile --target /opt/antiphon/lib --requirement /tmp/runtime.txt
 COPY Cargo.toml Cargo.lock pyproject.toml README.md LICENSE ./
+COPY proto proto
 COPY rust rust
 COPY benchmarks/load benchmarks/load
 COPY python python

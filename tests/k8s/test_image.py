@@ -91,6 +91,13 @@ def test_every_member_of_the_workspace_is_copied() -> None:
         assert any(member == one or member.startswith(f"{one}/") for one in copied), member
 
 
+def test_what_build_scripts_and_sources_read_is_copied() -> None:
+    copied = [rest.split()[0] for word, rest in instructions() if word == "COPY"]
+    for script in ROOT.glob("rust/*/build.rs"):
+        for found in re.findall(r'"\.\./\.\./(\w+)', script.read_text()):
+            assert found in copied, f"{script.relative_to(ROOT)} reads {found}"
+
+
 def test_the_chart_is_of_the_version_of_the_server() -> None:
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
     chart = (CHART / "Chart.yaml").read_text()
