@@ -240,6 +240,48 @@ impl Client {
         }
     }
 
+    /// Renews a lease once; yields its time to live, seconds. For who keeps the time by himself;
+    /// otherwise see [`super::Lease`].
+    ///
+    /// # Errors
+    /// [`EtcdError::LeaseGone`]: it is not there any more.
+    pub async fn keep_alive(&self, lease: i64) -> Result<u64, EtcdError> {
+        let mut failed = Vec::new();
+        for _ in 0..self.0.endpoints.len() {
+            self.0.metrics.call(false);
+            match self.keep_alive_at_one(lease).await {
+                Err(error) if error.is_of_the_endpoint() => failed.push(error),
+                answer => return answer,
+            }
+        }
+        Err(sum_up(failed))
+    }
+
+    async fn keep_alive_at_one(&self, lease: i64) -> Result<u64, EtcdError> {
+        let (requests, taken) = tokio::sync::mpsc::channel(1);
+        // The channel has room for one.
+        let _ = requests.try_send(pb::LeaseKeepAliveRequest { id: lease });
+        let path = "/etcdserverpb.Lease/LeaseKeepAlive";
+        let (mut answers, at) = self
+            .stream::<_, pb::LeaseKeepAliveResponse>(path, taken)
+            .await?;
+        let timeout = self.0.options.call_timeout;
+        let answer = match tokio::time::timeout(timeout, answers.message()).await {
+            Err(_) | Ok(Ok(None)) => Err(self.silent(at, timeout)),
+            Ok(Err(status)) => Err(EtcdError::of_status(&self.endpoint_name(at), &status)),
+            Ok(Ok(Some(answer))) => self.check(at, &answer, None).map(|()| answer),
+        };
+        match answer {
+            Ok(answer) if answer.id != lease => Err(self.nonsense("an answer for another lease")),
+            Ok(answer) if answer.ttl <= 0 => Err(EtcdError::LeaseGone),
+            Ok(answer) => Ok(answer.ttl.unsigned_abs()),
+            Err(error) => {
+                self.failed(at, &error);
+                Err(error)
+            }
+        }
+    }
+
     /// Forgets history before this revision. For tests and for nobody else: compaction is the
     /// operator's (`--auto-compaction-retention`).
     ///

@@ -43,6 +43,8 @@ pub enum Check {
     Created(String, i64),
     /// The key was last changed at this revision (0: there is none).
     Modified(String, i64),
+    /// The key was changed so often (0: there is none).
+    Version(String, i64),
     /// The key hangs on this lease.
     Leased(String, i64),
     /// The key has this value.
@@ -118,6 +120,9 @@ impl From<Check> for pb::Compare {
                 (name, CompareTarget::Create, TargetUnion::CreateRevision(at))
             }
             Check::Modified(name, at) => (name, CompareTarget::Mod, TargetUnion::ModRevision(at)),
+            Check::Version(name, count) => {
+                (name, CompareTarget::Version, TargetUnion::Version(count))
+            }
             Check::Leased(name, id) => (name, CompareTarget::Lease, TargetUnion::Lease(id)),
             Check::Value(name, value) => (name, CompareTarget::Value, TargetUnion::Value(value)),
         };

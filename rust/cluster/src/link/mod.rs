@@ -28,14 +28,14 @@ use crate::log::{Level, Log};
 use crate::relay::{Outcome, QueueFull, RelayCounts};
 use crate::talk::Note;
 use crate::tls::{FileError, Files};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use material::Material;
 use parking_lot::Mutex;
 use peer::{Peer, wake};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -215,7 +215,7 @@ pub(crate) struct Shared {
     options: Options,
     material: Material,
     receiver: Arc<dyn Receiver>,
-    observer: OnceLock<Observer>,
+    observer: ArcSwapOption<Observer>,
     telling: Telling,
     incarnation: AtomicU32,
     /// Looked at with every unit, replaced with every view.
@@ -250,7 +250,7 @@ impl Links {
         Ok(Self(Arc::new(Shared {
             material,
             receiver,
-            observer: OnceLock::new(),
+            observer: ArcSwapOption::empty(),
             telling: Telling::default(),
             incarnation: AtomicU32::new(0),
             peers: ArcSwap::default(),
@@ -266,10 +266,10 @@ impl Links {
         })))
     }
 
-    /// Who is told how links do; once, before the first link.
+    /// Who is told how links do, instead of whoever was before.
     pub fn observe(&self, observer: impl Fn(LinkEvent) + Send + Sync + 'static) {
-        // A second observer is a mistake of the program and changes nothing.
-        let _ = self.0.observer.set(Box::new(observer));
+        let observer: Observer = Box::new(observer);
+        self.0.observer.store(Some(Arc::new(observer)));
     }
 
     /// Takes connections of peers from now on.
@@ -503,7 +503,7 @@ impl Shared {
     }
 
     fn tell(&self, event: LinkEvent) {
-        if let Some(observer) = self.observer.get() {
+        if let Some(observer) = &*self.observer.load() {
             observer(event);
         }
     }

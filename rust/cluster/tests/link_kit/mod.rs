@@ -11,7 +11,7 @@ use antiphon_cluster::tls::Files;
 use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
@@ -291,6 +291,7 @@ pub fn send_for_sure(from: &Node, to: Incarnation, unit: &Bytes) {
 pub struct Proxy {
     pub address: String,
     cut: tokio::sync::watch::Sender<u32>,
+    is_shut: Arc<AtomicBool>,
     _runtime: Runtime,
 }
 
@@ -306,8 +307,13 @@ impl Proxy {
             .expect("bind");
         let address = listener.local_addr().expect("address").to_string();
         let (cut, is_cut) = tokio::sync::watch::channel(0);
+        let is_shut = Arc::new(AtomicBool::new(false));
+        let shut = Arc::clone(&is_shut);
         runtime.spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
+                if shut.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let (target, mut is_cut) = (target.clone(), is_cut.clone());
                 is_cut.mark_unchanged();
                 tokio::spawn(async move {
@@ -324,8 +330,15 @@ impl Proxy {
         Self {
             address,
             cut,
+            is_shut,
             _runtime: runtime,
         }
+    }
+
+    /// Cuts, and lets nobody through any more.
+    pub fn shut(&self) {
+        self.is_shut.store(true, Ordering::SeqCst);
+        self.cut();
     }
 
     pub fn cut(&self) {

@@ -1,0 +1,423 @@
+//! Memberships over a real etcd and real links: joining, failing over, freezing, fencing.
+
+mod etcd_kit;
+mod link_kit;
+
+use antiphon_cluster::agent::{Config, EtcdLoss};
+use antiphon_cluster::etcd::Client;
+use antiphon_cluster::fence::Acknowledge;
+use antiphon_cluster::id::{Epoch, Incarnation, NodeId, Shard, Timing};
+use antiphon_cluster::log::Log;
+use antiphon_cluster::map::ShardMap;
+use antiphon_cluster::membership::{Events, JoinError, Membership, Options, Place, Stage, now};
+use antiphon_cluster::planner::Policy;
+use antiphon_cluster::talk::OutReason;
+use antiphon_routing::home::{Home, Locator, SHARDS};
+use etcd_kit::{Etcd, Folder};
+use link_kit::{Authority, Node, Plan, Proxy, wait};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Takes everything up at once, and remembers what it was told.
+#[derive(Default)]
+struct Recorder {
+    me: AtomicU32,
+    maps: Mutex<Vec<Arc<ShardMap>>>,
+    out: Mutex<Option<(OutReason, Instant)>>,
+}
+
+impl Events for Recorder {
+    fn joined(&self, me: Incarnation) {
+        self.me.store(me.0, Ordering::SeqCst);
+    }
+
+    fn map(&self, map: &Arc<ShardMap>) {
+        self.maps.lock().expect("maps").push(Arc::clone(map));
+    }
+
+    fn out(&self, reason: OutReason) {
+        *self.out.lock().expect("out") = Some((reason, Instant::now()));
+    }
+
+    fn settled(&self) -> Vec<(Shard, Epoch)> {
+        let me = Incarnation(self.me.load(Ordering::SeqCst));
+        let maps = self.maps.lock().expect("maps");
+        let Some(map) = maps.last() else {
+            return Vec::new();
+        };
+        let slots = map.slots().iter().enumerate();
+        slots
+            .filter(|(_, slot)| slot.from.is_some() && map.incarnation(slot.owner) == me)
+            .map(|(shard, slot)| (shard as Shard, slot.since))
+            .collect()
+    }
+}
+
+impl Recorder {
+    fn is_out(&self) -> Option<OutReason> {
+        self.out.lock().expect("out").map(|(reason, _)| reason)
+    }
+}
+
+/// One node of a test.
+struct Live {
+    membership: Option<Membership>,
+    node: Node,
+    place: Place,
+    told: Arc<Recorder>,
+}
+
+struct World {
+    etcd: Etcd,
+    folder: Folder,
+    authority: Authority,
+}
+
+impl World {
+    fn start(members: usize) -> Option<Self> {
+        Some(Self {
+            etcd: Etcd::start(members)?,
+            folder: Folder::new("members"),
+            authority: Authority::new("cluster"),
+        })
+    }
+
+    fn links(&self, plan: Plan) -> Node {
+        let files = self.authority.issue(&self.folder.0, plan.name);
+        let node = plan.start(files);
+        node.links.joined(Incarnation(0));
+        node
+    }
+
+    fn options(&self, node: &Node, relay: &str, endpoints: Vec<String>) -> Options {
+        Options {
+            config: Config {
+                id: node.target.node.clone(),
+                zone: None,
+                version: "0.0.test".to_owned(),
+                relay: relay.to_owned(),
+                control: String::new(),
+                timing: Timing::default(),
+                policy: Policy::default(),
+                etcd_loss: EtcdLoss::Freeze,
+                shards: SHARDS,
+            },
+            etcd: antiphon_cluster::etcd::Options {
+                endpoints,
+                ..Default::default()
+            },
+            prefix: "/antiphon".to_owned(),
+            log: Arc::clone(&node.lines) as Arc<dyn Log>,
+        }
+    }
+
+    /// A node that joins, its relay and etcd at these addresses.
+    fn join_by(&self, node: Node, relay: &str, endpoints: Vec<String>) -> Live {
+        let place = Place::default();
+        let told = Arc::new(Recorder::default());
+        let membership = Membership::start(
+            self.options(&node, relay, endpoints),
+            node.links.clone(),
+            place.clone(),
+            Arc::clone(&told) as Arc<dyn Events>,
+        )
+        .expect("options");
+        membership.ready();
+        Live {
+            membership: Some(membership),
+            node,
+            place,
+            told,
+        }
+    }
+
+    fn join(&self, name: &'static str) -> Live {
+        let node = self.links(Plan::new(name, 0));
+        let relay = node.target.address.clone();
+        self.join_by(node, &relay, self.etcd.endpoints())
+    }
+
+    fn client(&self) -> (tokio::runtime::Runtime, Client) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("runtime");
+        let client = runtime.block_on(self.etcd.client());
+        (runtime, client)
+    }
+}
+
+impl Live {
+    fn me(&self) -> u32 {
+        self.place.incarnation()
+    }
+
+    fn owned(&self) -> usize {
+        (0..SHARDS)
+            .filter(|s| self.place.home(*s) == Home::Here)
+            .count()
+    }
+
+    fn stage(&self) -> Stage {
+        let membership = self.membership.as_ref().expect("running");
+        membership.stage().borrow().clone()
+    }
+
+    fn is_sure(&self) -> bool {
+        self.place.acknowledge(now()) == Acknowledge::Now
+    }
+
+    /// As kill -9 does it: nothing is said to anybody.
+    fn kill(&mut self) {
+        self.node.stop();
+        self.membership = None;
+    }
+}
+
+/// Waits until all see one map in which they share all shards evenly, with no move under way.
+fn settle(nodes: &[&Live]) {
+    wait("one map for all", || {
+        let epoch = nodes[0].place.view().epoch();
+        let share = usize::from(SHARDS) / nodes.len();
+        nodes.iter().all(|n| {
+            let view = n.place.view();
+            let is_settled = view.map().is_some_and(|map| {
+                map.nodes().len() == nodes.len() && map.slots().iter().all(|s| s.from.is_none())
+            });
+            view.epoch() == epoch && is_settled && n.owned() > share * 9 / 10 && n.is_sure()
+        })
+    });
+    let owned: usize = nodes.iter().map(|n| n.owned()).sum();
+    assert_eq!(owned, usize::from(SHARDS));
+}
+
+#[test]
+fn nodes_join_share_the_shards_fail_over_drain_and_leave() {
+    let Some(world) = World::start(1) else { return };
+    let (mut a, b, c) = (world.join("a"), world.join("b"), world.join("c"));
+    settle(&[&a, &b, &c]);
+    for shard in 0..SHARDS {
+        let home = |n: &Live| match n.place.home(shard) {
+            Home::Here => n.me(),
+            Home::Node(life) => life,
+            Home::Unknown => panic!("nobody owns {shard}"),
+        };
+        assert!(home(&a) == home(&b) && home(&b) == home(&c));
+    }
+    // Nothing is written while nothing happens.
+    let writes = |n: &Live| {
+        let status = n.membership.as_ref().expect("running").status();
+        status.etcd.writes
+    };
+    let before = writes(&a) + writes(&b) + writes(&c);
+    // A view must be a lease old before one of it can be called dead.
+    std::thread::sleep(Duration::from_millis(10_500));
+    assert_eq!(writes(&a) + writes(&b) + writes(&c), before);
+    let status = b.membership.as_ref().expect("running").status();
+    assert_eq!((status.members.len(), status.links_up), (3, 2));
+
+    let gone = a.me();
+    a.kill();
+    let killed = Instant::now();
+    settle(&[&b, &c]);
+    let took = killed.elapsed();
+    println!("fail-over after {took:?}");
+    assert!(
+        took < Duration::from_secs(4),
+        "sooner than a lease: {took:?}"
+    );
+    assert!((0..SHARDS).all(|s| b.place.home(s) != Home::Node(gone)));
+
+    // The same name comes back as another life.
+    let a = world.join("a");
+    settle(&[&a, &b, &c]);
+    assert!(a.me() > gone);
+    let membership = c.membership.as_ref().expect("running");
+    membership.drain();
+    wait("c holds nothing", || c.owned() == 0);
+    membership.leave();
+    wait("c left", || c.told.is_out() == Some(OutReason::Left));
+    settle(&[&a, &b]);
+    assert!(!c.is_sure());
+    let maps = a.told.maps.lock().expect("maps");
+    assert!(maps.windows(2).all(|two| two[0].epoch() < two[1].epoch()));
+}
+
+#[test]
+fn an_etcd_that_is_stopped_for_12_s_and_then_killed_changes_nothing() {
+    let Some(mut world) = World::start(1) else {
+        return;
+    };
+    let nodes = [world.join("a"), world.join("b"), world.join("c")];
+    settle(&nodes.each_ref());
+    std::thread::sleep(Duration::from_secs(2));
+    let epoch = nodes[0].place.view().epoch();
+    let lives = nodes.each_ref().map(Live::me);
+    let doubts = Arc::new(AtomicU32::new(0));
+    let still = |seconds: u64| {
+        let until = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < until {
+            for node in &nodes {
+                assert_eq!(node.told.is_out(), None, "{:?}", node.node.lines.0);
+                if !node.is_sure() {
+                    doubts.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    world.etcd.members[0].pause();
+    still(12);
+    world.etcd.members[0].go_on();
+    still(6);
+    assert_eq!(
+        nodes.each_ref().map(Live::me),
+        lives,
+        "the first lives go on"
+    );
+    world.etcd.members[0].kill();
+    still(20);
+    world.etcd.members[0].start();
+    still(8);
+    for node in &nodes {
+        let view = node.place.view();
+        assert!(
+            view.epoch().0 <= epoch.0 + 1,
+            "{} after {epoch}",
+            view.epoch()
+        );
+        assert_eq!(view.map().expect("map").nodes().len(), 3);
+        assert!(node.node.lines.has("etcd does not answer"));
+        assert!(node.node.lines.has("etcd answers again"));
+    }
+    println!(
+        "moments without standing: {}",
+        doubts.load(Ordering::SeqCst)
+    );
+    assert!(nodes.iter().all(Live::is_sure));
+}
+
+#[test]
+fn a_node_cut_off_from_etcd_and_peers_stops_owning_and_the_others_go_on() {
+    let Some(world) = World::start(1) else { return };
+    let a = world.join("a");
+    let b = world.join("b");
+    // c reaches etcd, and is reached, through proxies; its own links are closed by hand.
+    let node = world.links(Plan::new("c", 0));
+    let to_c = Proxy::start(node.target.address.clone());
+    let to_etcd = Proxy::start(world.etcd.endpoints()[0].clone());
+    let relay = to_c.address.clone();
+    let endpoints = vec![to_etcd.address.clone()];
+    let c = world.join_by(node, &relay, endpoints);
+    settle(&[&a, &b, &c]);
+    let cut = Instant::now();
+    to_c.shut();
+    to_etcd.shut();
+    c.node.links.close();
+    wait("c is out", || c.told.is_out().is_some());
+    assert!(
+        cut.elapsed() < Duration::from_secs(11),
+        "{:?}",
+        cut.elapsed()
+    );
+    assert_eq!(c.told.is_out(), Some(OutReason::LeasePassed));
+    assert_eq!(c.owned(), 0);
+    assert_eq!(c.place.acknowledge(now()), Acknowledge::Barred);
+    settle(&[&a, &b]);
+    assert!(a.told.is_out().is_none() && b.told.is_out().is_none());
+}
+
+#[test]
+fn a_name_that_a_living_process_has_is_refused() {
+    let Some(world) = World::start(1) else { return };
+    let a = world.join("a");
+    settle(&[&a]);
+    let twin = world.join("a");
+    wait("refused", || matches!(twin.stage(), Stage::Failed(_)));
+    match twin.stage() {
+        Stage::Failed(JoinError::NameTaken { name, address }) => {
+            assert_eq!((name.as_str(), &address), ("a", &a.node.target.address));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(twin.node.lines.has("belongs to a living process"));
+    assert!(a.is_sure());
+}
+
+fn ahead() -> u64 {
+    antiphon_cluster::clock::wall_ms() + 700
+}
+
+#[test]
+fn a_clock_that_is_off_keeps_a_node_out() {
+    let Some(world) = World::start(1) else { return };
+    let a = world.join("a");
+    settle(&[&a]);
+    let mut plan = Plan::new("b", 0);
+    plan.wall_ms = ahead;
+    let node = world.links(plan);
+    let relay = node.target.address.clone();
+    let b = world.join_by(node, &relay, world.etcd.endpoints());
+    wait("refused", || {
+        matches!(b.stage(), Stage::Failed(JoinError::Clock(_)))
+    });
+    assert!(b.node.lines.has("the clock of this machine is off"));
+}
+
+#[test]
+fn garbage_in_etcd_leads_to_alerts_and_to_no_decision() {
+    let Some(world) = World::start(1) else { return };
+    let (a, b) = (world.join("a"), world.join("b"));
+    settle(&[&a, &b]);
+    let epoch = a.place.view().epoch();
+    let (runtime, client) = world.client();
+    for (key, value) in [
+        ("/antiphon/map", "no map"),
+        ("/antiphon/nodes/x", "{}"),
+        ("/antiphon/unknown", "?"),
+    ] {
+        let put = client.put(key, value.into(), 0);
+        runtime.block_on(put).expect("put");
+    }
+    for node in [&a, &b] {
+        wait("alerts", || {
+            node.node.lines.has("the map in etcd is not used")
+                && node
+                    .node
+                    .lines
+                    .has("a record of a node in etcd is not used")
+        });
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(a.is_sure() && b.is_sure());
+    assert_eq!(a.place.view().epoch(), epoch);
+    assert_eq!(a.owned() + b.owned(), usize::from(SHARDS));
+}
+
+#[test]
+fn a_node_waits_for_etcd_and_joins_when_it_comes() {
+    let Some(mut world) = World::start(1) else {
+        return;
+    };
+    world.etcd.members[0].kill();
+    let a = world.join("a");
+    wait("it says what it waits for", || {
+        matches!(a.stage(), Stage::Joining(Some(_)))
+    });
+    assert!(a.node.lines.has("cluster waits for etcd"));
+    world.etcd.members[0].start();
+    settle(&[&a]);
+    assert_eq!(a.owned(), usize::from(SHARDS));
+    let name = NodeId::new("a").expect("name");
+    assert!(
+        a.place
+            .view()
+            .map()
+            .expect("map")
+            .nodes()
+            .iter()
+            .any(|n| n.id == name)
+    );
+}
