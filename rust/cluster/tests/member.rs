@@ -178,7 +178,13 @@ impl Live {
 
 /// Waits until all see one map in which they share all shards evenly, with no move under way.
 fn settle(nodes: &[&Live]) {
+    let begun = Instant::now();
     wait("one map for all", || {
+        if begun.elapsed() > Duration::from_secs(55) {
+            for node in nodes {
+                panic!("not settled: {:#?}", node.node.lines.0);
+            }
+        }
         let epoch = nodes[0].place.view().epoch();
         let share = usize::from(SHARDS) / nodes.len();
         nodes.iter().all(|n| {
@@ -211,6 +217,7 @@ fn nodes_join_share_the_shards_fail_over_drain_and_leave() {
         let status = n.membership.as_ref().expect("running").status();
         status.etcd.writes
     };
+    std::thread::sleep(Duration::from_secs(1));
     let before = writes(&a) + writes(&b) + writes(&c);
     // A view must be a lease old before one of it can be called dead.
     std::thread::sleep(Duration::from_millis(10_500));
@@ -271,16 +278,16 @@ fn an_etcd_that_is_stopped_for_12_s_and_then_killed_changes_nothing() {
     world.etcd.members[0].pause();
     still(12);
     world.etcd.members[0].go_on();
-    still(6);
+    still(4);
     assert_eq!(
         nodes.each_ref().map(Live::me),
         lives,
         "the first lives go on"
     );
     world.etcd.members[0].kill();
-    still(20);
+    still(13);
     world.etcd.members[0].start();
-    still(8);
+    still(5);
     for node in &nodes {
         let view = node.place.view();
         assert!(
