@@ -1,14 +1,23 @@
 //! The client of etcd against a real one, and against what only looks like one.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests fail by panicking"
+)]
 
 mod etcd_kit;
+mod link_kit;
 
 use antiphon_cluster::clock;
 use antiphon_cluster::etcd::{
     Answer, Change, Check, Client, EtcdError, Lease, LeaseClock, LeaseState, Op, Options, Update,
     Watch,
 };
+use antiphon_cluster::tls::Files;
 use bytes::Bytes;
-use etcd_kit::{Etcd, port, ready};
+use etcd_kit::{Etcd, Folder, port, ready};
+use link_kit::Authority;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -445,12 +454,8 @@ async fn two_etcd_clusters_in_one_configuration_are_noticed() {
     let Some(mut one) = Etcd::start(1) else {
         return;
     };
-    let Some(two) = Etcd::with(1, &|folder| {
-        vec![
-            "--initial-cluster-token".into(),
-            format!("{}", folder.display()),
-        ]
-    }) else {
+    let token = ["--initial-cluster-token".to_owned(), "another".to_owned()];
+    let Some(two) = Etcd::with(1, &token) else {
         return;
     };
     ready(&one.client().await).await;
@@ -497,4 +502,145 @@ async fn a_revoked_lease_is_gone_at_once_and_its_keys_with_it() {
     assert!(!clock.holds());
     let late = client.put("/k", "".into(), lease.id()).await;
     assert_eq!(late.expect_err("no lease"), EtcdError::LeaseGone);
+}
+
+/// A request to etcd's JSON gateway, for what the client does not do.
+async fn gateway(endpoint: &str, path: &str, body: &str) {
+    let mut socket = tokio::net::TcpStream::connect(endpoint)
+        .await
+        .expect("etcd");
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: {endpoint}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+}
+
+#[tokio::test]
+async fn a_user_logs_in_and_again_when_the_token_has_run_out() {
+    let ttl = ["--auth-token-ttl".to_owned(), "1".to_owned()];
+    let Some(etcd) = Etcd::with(1, &ttl) else {
+        return;
+    };
+    ready(&etcd.client().await).await;
+    let endpoint = etcd.endpoints()[0].clone();
+    for (path, body) in [
+        (
+            "/v3/auth/user/add",
+            r#"{"name":"root","password":"secret"}"#,
+        ),
+        ("/v3/auth/role/add", r#"{"name":"root"}"#),
+        ("/v3/auth/user/grant", r#"{"user":"root","role":"root"}"#),
+        ("/v3/auth/enable", "{}"),
+    ] {
+        gateway(&endpoint, path, body).await;
+    }
+    let with = |user: Option<&str>, password: Option<&str>| {
+        Client::new(Options {
+            user: user.map(str::to_owned),
+            password: password.map(str::to_owned),
+            ..etcd.options()
+        })
+        .expect("options")
+    };
+    for (user, password) in [
+        (None, None),
+        (Some("root"), Some("wrong")),
+        (Some("who"), Some("?")),
+    ] {
+        let error = with(user, password).put("/k", "".into(), 0).await;
+        let error = error.expect_err("not allowed");
+        assert!(matches!(error, EtcdError::Auth(_)), "{user:?}: {error:?}");
+        assert!(error.to_string().contains("cluster.etcd.user"));
+    }
+    let client = with(Some("root"), Some("secret"));
+    let mut watch = Watch::follow(&client, "/k");
+    assert!(matches!(watch.next().await, Some(Update::Snapshot { .. })));
+    let clock = Arc::new(LeaseClock::default());
+    let lease = Lease::start(&client, 5, Arc::clone(&clock))
+        .await
+        .expect("lease");
+    client.put("/k", "1".into(), lease.id()).await.expect("put");
+    assert_eq!(values_until(&mut watch, "1").await, ["1"]);
+    // Longer than the token lives without being used.
+    sleep(Duration::from_secs(3)).await;
+    client
+        .put("/k", "2".into(), lease.id())
+        .await
+        .expect("a new token");
+    assert_eq!(values_until(&mut watch, "2").await, ["2"]);
+    assert!(clock.holds());
+    assert!(!format!("{client:?}").contains("secret"));
+}
+
+#[tokio::test]
+async fn etcd_is_reached_by_mutual_tls_and_by_nothing_less() {
+    let folder = Folder::new("etcd-tls");
+    let authority = Authority::new("etcd");
+    let server = authority.issue_for(&folder.0, "server", &["127.0.0.1", "localhost"]);
+    let path =
+        |file: &Option<std::path::PathBuf>| file.as_ref().expect("set").display().to_string();
+    let arguments = [
+        format!("--cert-file={}", path(&server.certificate)),
+        format!("--key-file={}", path(&server.key)),
+        format!("--trusted-ca-file={}", path(&server.ca)),
+        "--client-cert-auth".to_owned(),
+    ];
+    let Some(etcd) = Etcd::with(1, &arguments) else {
+        return;
+    };
+    let tls = authority.issue(&folder.0, "client");
+    let with = |tls: Files| {
+        Client::new(Options {
+            tls,
+            ..etcd.options()
+        })
+        .expect("options")
+    };
+    let client = with(tls.clone());
+    ready(&client).await;
+    let mut watch = Watch::follow(&client, "/k");
+    assert!(matches!(watch.next().await, Some(Update::Snapshot { .. })));
+    client.put("/k", "1".into(), 0).await.expect("put");
+    assert_eq!(values_until(&mut watch, "1").await, ["1"]);
+
+    let anonymous = Files {
+        ca: tls.ca.clone(),
+        ..Files::default()
+    };
+    let others = Authority::new("others").issue(&folder.0, "stranger");
+    for bad in [anonymous, others, Files::default()] {
+        let error = with(bad.clone()).get("/k").await.expect_err("refused");
+        let text = error.to_string();
+        assert!(text.contains(&etcd.endpoints()[0]), "{bad:?}: {text}");
+    }
+    let half = Client::new(Options {
+        tls: Files {
+            key: None,
+            ..tls.clone()
+        },
+        ..etcd.options()
+    });
+    assert!(
+        half.expect_err("half")
+            .to_string()
+            .contains("belong together")
+    );
+    let missing = Client::new(Options {
+        tls: Files {
+            ca: Some("/nowhere/ca.pem".into()),
+            ..tls
+        },
+        ..etcd.options()
+    });
+    assert!(
+        missing
+            .expect_err("missing")
+            .to_string()
+            .contains("/nowhere/ca.pem")
+    );
 }

@@ -1,4 +1,10 @@
 //! Memberships over a real etcd and real links: joining, failing over, freezing, fencing.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests fail by panicking"
+)]
 
 mod etcd_kit;
 mod link_kit;
@@ -181,9 +187,8 @@ fn settle(nodes: &[&Live]) {
     let begun = Instant::now();
     wait("one map for all", || {
         if begun.elapsed() > Duration::from_secs(55) {
-            for node in nodes {
-                panic!("not settled: {:#?}", node.node.lines.0);
-            }
+            let lines = nodes.iter().map(|n| &n.node.lines.0);
+            panic!("not settled: {:#?}", lines.collect::<Vec<_>>());
         }
         let epoch = nodes[0].place.view().epoch();
         let share = usize::from(SHARDS) / nodes.len();

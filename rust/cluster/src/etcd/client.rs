@@ -254,7 +254,7 @@ impl Client {
                 answer => return answer,
             }
         }
-        Err(sum_up(failed))
+        Err(sum_up(failed, Repeat::Freely))
     }
 
     async fn keep_alive_at_one(&self, lease: i64) -> Result<u64, EtcdError> {
@@ -362,7 +362,7 @@ impl Client {
                 break;
             }
         }
-        Err(sum_up(failed))
+        Err(sum_up(failed, repeat))
     }
 
     /// Another endpoint is asked from now on, if there is one.
@@ -614,8 +614,14 @@ fn is_write(path: &str, repeat: Repeat) -> bool {
     path.contains("Lease/") || (path.ends_with("Txn") && repeat == Repeat::OnlyUnsent)
 }
 
-/// The one error that says most: one that leaves the request's fate open counts above all others.
-fn sum_up(mut failed: Vec<EtcdError>) -> EtcdError {
+/// The one error that says most. Where a request must not be done twice, one that leaves its fate
+/// open counts above all others; elsewhere one that an operator must see.
+fn sum_up(mut failed: Vec<EtcdError>, repeat: Repeat) -> EtcdError {
+    if repeat == Repeat::Freely
+        && let Some(at) = failed.iter().position(|e| !e.is_outage())
+    {
+        return failed.swap_remove(at);
+    }
     if let Some(at) = failed.iter().position(|e| !e.is_unsent()) {
         return failed.swap_remove(at);
     }

@@ -6,7 +6,7 @@ mod folder;
 use antiphon_cluster::etcd::{Client, Options};
 pub use folder::Folder;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -102,15 +102,14 @@ pub struct Etcd {
 impl Etcd {
     /// `None`: these tests are left out.
     pub fn start(count: usize) -> Option<Self> {
-        Self::with(count, &|_| Vec::new())
+        Self::with(count, &[])
     }
 
     /// With more arguments for each.
-    pub fn with(count: usize, more: &dyn Fn(&Path) -> Vec<String>) -> Option<Self> {
+    pub fn with(count: usize, more: &[String]) -> Option<Self> {
         let program = program()?;
         let folder = Folder::new("etcd");
-        let more = more(&folder.0);
-        let scheme = if more.iter().any(|a| a == "--cert-file") {
+        let scheme = if more.iter().any(|a| a == "--client-cert-auth") {
             "https"
         } else {
             "http"
@@ -147,7 +146,7 @@ impl Etcd {
                 .into_iter()
                 .flat_map(|(name, value)| [name.to_owned(), value])
                 .collect();
-            arguments.extend(more.clone());
+            arguments.extend(more.iter().cloned());
             let mut member = Member {
                 program: program.clone(),
                 arguments,

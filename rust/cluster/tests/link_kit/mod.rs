@@ -38,7 +38,13 @@ impl Authority {
 
     /// Files for a node in a folder; what was there is replaced.
     pub fn issue(&self, folder: &Path, name: &str) -> Files {
-        let params = CertificateParams::new(vec![name.to_owned()]).expect("params");
+        self.issue_for(folder, name, &[name])
+    }
+
+    /// The same with other names or addresses in the certificate.
+    pub fn issue_for(&self, folder: &Path, name: &str, bears: &[&str]) -> Files {
+        let bears: Vec<String> = bears.iter().map(|name| (*name).to_owned()).collect();
+        let params = CertificateParams::new(bears).expect("params");
         let key = KeyPair::generate().expect("key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         let write = |file: &str, text: &str| -> PathBuf {
