@@ -608,6 +608,18 @@ async fn etcd_is_reached_by_mutual_tls_and_by_nothing_less() {
     client.put("/k", "1".into(), 0).await.expect("put");
     assert_eq!(values_until(&mut watch, "1").await, ["1"]);
 
+    // Certificates of another authority in the same files: the next connection shows them.
+    let good = |file: &Option<std::path::PathBuf>| std::fs::read(file.as_ref().expect("set"));
+    let kept = [&tls.ca, &tls.certificate, &tls.key].map(|file| good(file).expect("read"));
+    Authority::new("later").issue(&folder.0, "client");
+    client.reload().expect("reloaded");
+    client.get("/k").await.expect("what stands goes on");
+    ready_to_fail(&with(tls.clone())).await;
+    for (file, text) in [&tls.ca, &tls.certificate, &tls.key].into_iter().zip(kept) {
+        std::fs::write(file.as_ref().expect("set"), text).expect("written");
+    }
+    client.reload().expect("reloaded");
+
     let anonymous = Files {
         ca: tls.ca.clone(),
         ..Files::default()
@@ -643,4 +655,9 @@ async fn etcd_is_reached_by_mutual_tls_and_by_nothing_less() {
             .to_string()
             .contains("/nowhere/ca.pem")
     );
+}
+
+async fn ready_to_fail(client: &Client) {
+    let error = client.get("/k").await.expect_err("another authority");
+    assert!(error.to_string().contains("TLS"), "{error}");
 }

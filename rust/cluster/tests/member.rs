@@ -21,6 +21,8 @@ use antiphon_cluster::talk::OutReason;
 use antiphon_routing::home::{Home, Locator, SHARDS};
 use etcd_kit::{Etcd, Folder};
 use link_kit::{Authority, Node, Plan, Proxy, wait};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -96,52 +98,10 @@ impl World {
         node
     }
 
-    fn options(&self, node: &Node, relay: &str, endpoints: Vec<String>) -> Options {
-        Options {
-            config: Config {
-                id: node.target.node.clone(),
-                zone: None,
-                version: "0.0.test".to_owned(),
-                relay: relay.to_owned(),
-                control: String::new(),
-                timing: Timing::default(),
-                policy: Policy::default(),
-                etcd_loss: EtcdLoss::Freeze,
-                shards: SHARDS,
-            },
-            etcd: antiphon_cluster::etcd::Options {
-                endpoints,
-                ..Default::default()
-            },
-            prefix: "/antiphon".to_owned(),
-            log: Arc::clone(&node.lines) as Arc<dyn Log>,
-        }
-    }
-
-    /// A node that joins, its relay and etcd at these addresses.
-    fn join_by(&self, node: Node, relay: &str, endpoints: Vec<String>) -> Live {
-        let place = Place::default();
-        let told = Arc::new(Recorder::default());
-        let membership = Membership::start(
-            self.options(&node, relay, endpoints),
-            node.links.clone(),
-            place.clone(),
-            Arc::clone(&told) as Arc<dyn Events>,
-        )
-        .expect("options");
-        membership.ready();
-        Live {
-            membership: Some(membership),
-            node,
-            place,
-            told,
-        }
-    }
-
     fn join(&self, name: &'static str) -> Live {
         let node = self.links(Plan::new(name, 0));
         let relay = node.target.address.clone();
-        self.join_by(node, &relay, self.etcd.endpoints())
+        join_with(node, &relay, self.etcd.endpoints())
     }
 
     fn client(&self) -> (tokio::runtime::Runtime, Client) {
@@ -152,6 +112,48 @@ impl World {
             .expect("runtime");
         let client = runtime.block_on(self.etcd.client());
         (runtime, client)
+    }
+}
+
+fn options(node: &Node, relay: &str, endpoints: Vec<String>) -> Options {
+    Options {
+        config: Config {
+            id: node.target.node.clone(),
+            zone: None,
+            version: "0.0.test".to_owned(),
+            relay: relay.to_owned(),
+            control: String::new(),
+            timing: Timing::default(),
+            policy: Policy::default(),
+            etcd_loss: EtcdLoss::Freeze,
+            shards: SHARDS,
+        },
+        etcd: antiphon_cluster::etcd::Options {
+            endpoints,
+            ..Default::default()
+        },
+        prefix: "/antiphon".to_owned(),
+        log: Arc::clone(&node.lines) as Arc<dyn Log>,
+    }
+}
+
+/// A node that joins, its relay and etcd at these addresses.
+fn join_with(node: Node, relay: &str, endpoints: Vec<String>) -> Live {
+    let place = Place::default();
+    let told = Arc::new(Recorder::default());
+    let membership = Membership::start(
+        options(&node, relay, endpoints),
+        node.links.clone(),
+        place.clone(),
+        Arc::clone(&told) as Arc<dyn Events>,
+    )
+    .expect("options");
+    membership.ready();
+    Live {
+        membership: Some(membership),
+        node,
+        place,
+        told,
     }
 }
 
@@ -322,7 +324,7 @@ fn a_node_cut_off_from_etcd_and_peers_stops_owning_and_the_others_go_on() {
     let to_etcd = Proxy::start(world.etcd.endpoints()[0].clone());
     let relay = to_c.address.clone();
     let endpoints = vec![to_etcd.address.clone()];
-    let c = world.join_by(node, &relay, endpoints);
+    let c = join_with(node, &relay, endpoints);
     settle(&[&a, &b, &c]);
     let cut = Instant::now();
     to_c.shut();
@@ -371,7 +373,7 @@ fn a_clock_that_is_off_keeps_a_node_out() {
     plan.wall_ms = ahead;
     let node = world.links(plan);
     let relay = node.target.address.clone();
-    let b = world.join_by(node, &relay, world.etcd.endpoints());
+    let b = join_with(node, &relay, world.etcd.endpoints());
     wait("refused", || {
         matches!(b.stage(), Stage::Failed(JoinError::Clock(_)))
     });
@@ -432,4 +434,144 @@ fn a_node_waits_for_etcd_and_joins_when_it_comes() {
             .iter()
             .any(|n| n.id == name)
     );
+}
+
+/// The body of the process that is stopped and killed: joins as `c`, and says each 10 ms whether
+/// it would acknowledge. Does nothing unless it is started by the tests below.
+#[test]
+fn the_process_that_is_stopped_and_killed() {
+    let Ok(endpoint) = std::env::var("ANTIPHON_TEST_CHILD_ETCD") else {
+        return;
+    };
+    let folder = std::env::var("ANTIPHON_TEST_CHILD_FOLDER").expect("folder");
+    let file = |name: &str| Some(std::path::Path::new(&folder).join(name));
+    let files = antiphon_cluster::tls::Files {
+        ca: file("c-ca.pem"),
+        certificate: file("c-cert.pem"),
+        key: file("c-key.pem"),
+    };
+    let node = Plan::new("c", 0).start(files);
+    node.links.joined(Incarnation(0));
+    let relay = node.target.address.clone();
+    let c = join_with(node, &relay, vec![endpoint]);
+    loop {
+        println!("life {} owned {} sure {}", c.me(), c.owned(), c.is_sure());
+        if let Some(reason) = c.told.is_out() {
+            println!("out {reason:?}");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A process of its own that runs the test above.
+struct Other {
+    child: std::process::Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Other {
+    fn start(world: &World) -> Self {
+        world.authority.issue(&world.folder.0, "c");
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args([
+                "--exact",
+                "the_process_that_is_stopped_and_killed",
+                "--nocapture",
+            ])
+            .env("ANTIPHON_TEST_CHILD_ETCD", &world.etcd.endpoints()[0])
+            .env("ANTIPHON_TEST_CHILD_FOLDER", &world.folder.0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("child");
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        let kept = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                kept.lock().expect("lines").push(line);
+            }
+        });
+        Self { child, lines }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let done = Command::new("kill").args([name, &pid]).status();
+        assert!(done.expect("kill").success());
+    }
+
+    fn count(&self) -> usize {
+        self.lines.lock().expect("lines").len()
+    }
+
+    fn has_since(&self, from: usize, part: &str) -> bool {
+        let lines = self.lines.lock().expect("lines");
+        lines[from..].iter().any(|line| line.contains(part))
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Two nodes here and one in a process of its own share everything.
+fn with_other(world: &World) -> (Live, Live, Other) {
+    let (a, b) = (world.join("a"), world.join("b"));
+    settle(&[&a, &b]);
+    let other = Other::start(world);
+    wait("three share", || {
+        a.owned() < 1_500 && b.owned() < 1_500 && a.place.view().epoch() == b.place.view().epoch()
+    });
+    wait("the other is sure", || other.has_since(0, "sure true"));
+    (a, b, other)
+}
+
+#[test]
+fn a_process_that_was_stopped_for_12_s_acknowledges_nothing_when_it_goes_on() {
+    let Some(world) = World::start(1) else { return };
+    let (a, b, other) = with_other(&world);
+    other.signal("-STOP");
+    std::thread::sleep(Duration::from_millis(300));
+    let before = other.count();
+    let stopped = Instant::now();
+    wait("the others take over", || {
+        a.owned() + b.owned() == usize::from(SHARDS)
+    });
+    let took = stopped.elapsed();
+    assert!(
+        took > Duration::from_secs(7),
+        "not before its lease ends: {took:?}"
+    );
+    std::thread::sleep(Duration::from_secs(12).saturating_sub(stopped.elapsed()));
+    other.signal("-CONT");
+    wait("it sees that it is out", || other.has_since(before, "out "));
+    // The one line that was on its way out when it was stopped does not count.
+    assert!(
+        !other.has_since(before + 1, "sure true"),
+        "{:?}",
+        other.lines
+    );
+    assert!(a.is_sure() && b.is_sure());
+    settle(&[&a, &b]);
+}
+
+#[test]
+fn a_process_killed_by_sigkill_is_taken_over_in_about_a_second() {
+    let Some(world) = World::start(1) else { return };
+    let (a, b, mut other) = with_other(&world);
+    // A view must be a lease old before one of it can be called dead.
+    std::thread::sleep(Duration::from_millis(10_500));
+    other.child.kill().expect("killed");
+    let killed = Instant::now();
+    wait("the others take over", || {
+        a.owned() + b.owned() == usize::from(SHARDS)
+    });
+    let took = killed.elapsed();
+    println!("taken over after {took:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(a.node.lines.has("is revoked") || b.node.lines.has("is revoked"));
 }

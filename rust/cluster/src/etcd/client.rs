@@ -1,6 +1,6 @@
 //! Calls with deadlines over several endpoints, each answer checked before it is believed.
 
-use super::connect::{Endpoint, Options};
+use super::connect::{self, Endpoint, Options};
 use super::error::EtcdError;
 use super::metrics::Metrics;
 use super::op::{self, Check, KeyValue, Op, TxnResult};
@@ -104,6 +104,20 @@ impl Client {
             token: Mutex::new(None),
             metrics: Metrics::default(),
         })))
+    }
+
+    /// Reads the certificates anew; connections that stand stay.
+    ///
+    /// # Errors
+    /// [`EtcdError::Config`] names the file; then the old ones stay in force.
+    pub fn reload(&self) -> Result<(), EtcdError> {
+        if let Some(config) = connect::config(&self.0.options)? {
+            self.0
+                .endpoints
+                .iter()
+                .for_each(|slot| slot.endpoint.renew(&config));
+        }
+        Ok(())
     }
 
     /// What was counted.

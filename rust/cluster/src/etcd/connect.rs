@@ -3,6 +3,7 @@
 use super::error::EtcdError;
 use crate::dial::{self, Connection, Tuning};
 use crate::tls::{self, Files};
+use arc_swap::ArcSwap;
 use rustls::pki_types::ServerName;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +62,27 @@ pub(super) struct Endpoint {
     pub(super) origin: Uri,
     /// `host:port` of the socket.
     address: String,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<Secure>,
+}
+
+struct Secure {
+    connector: ArcSwap<rustls::ClientConfig>,
+    name: ServerName<'static>,
+}
+
+/// The certificates as they are on disk now; `None`: no TLS.
+pub(super) fn config(options: &Options) -> Result<Option<Arc<rustls::ClientConfig>>, EtcdError> {
+    match &options.tls.ca {
+        Some(ca) => {
+            let config = tls::client(&options.tls, ca);
+            let config = config.map_err(|e| EtcdError::Config(e.to_string()))?;
+            Ok(Some(Arc::new(config)))
+        }
+        None if options.tls.certificate.is_some() => Err(EtcdError::Config(
+            "cluster.etcd.certificate needs cluster.etcd.ca beside it".to_owned(),
+        )),
+        None => Ok(None),
+    }
 }
 
 impl Endpoint {
@@ -71,20 +92,7 @@ impl Endpoint {
                 "cluster.etcd.endpoints is empty".to_owned(),
             ));
         }
-        let config = match &options.tls.ca {
-            Some(ca) => {
-                let config = tls::client(&options.tls, ca);
-                Some(Arc::new(
-                    config.map_err(|e| EtcdError::Config(e.to_string()))?,
-                ))
-            }
-            None if options.tls.certificate.is_some() => {
-                return Err(EtcdError::Config(
-                    "cluster.etcd.certificate needs cluster.etcd.ca beside it".to_owned(),
-                ));
-            }
-            None => None,
-        };
+        let config = config(options)?;
         let each = options.endpoints.iter();
         each.map(|text| Self::parse(text, config.as_ref()))
             .collect()
@@ -116,7 +124,10 @@ impl Endpoint {
                 let bare = host.trim_start_matches('[').trim_end_matches(']');
                 let name =
                     ServerName::try_from(bare.to_owned()).map_err(|_| wrong("names no host"))?;
-                Some((TlsConnector::from(Arc::clone(config)), name))
+                Some(Secure {
+                    connector: ArcSwap::new(Arc::clone(config)),
+                    name,
+                })
             }
             ("https", None) => return Err(wrong("needs cluster.etcd.ca")),
             _ => None,
@@ -127,6 +138,13 @@ impl Endpoint {
             address: address.to_owned(),
             tls,
         })
+    }
+
+    /// Connections from now on show these certificates.
+    pub(super) fn renew(&self, config: &Arc<rustls::ClientConfig>) {
+        if let Some(tls) = &self.tls {
+            tls.connector.store(Arc::clone(config));
+        }
     }
 
     /// A new connection. A failure here means that nothing was asked of anybody.
@@ -144,8 +162,9 @@ impl Endpoint {
                 .map_err(|e| unreachable(e.to_string()))?;
             let started = match &self.tls {
                 None => Connection::start(socket, tuning).await,
-                Some((connector, name)) => {
-                    let secure = connector.connect(name.clone(), socket).await;
+                Some(tls) => {
+                    let connector = TlsConnector::from(tls.connector.load_full());
+                    let secure = connector.connect(tls.name.clone(), socket).await;
                     let secure = secure.map_err(|e| unreachable(format!("TLS: {e}")))?;
                     Connection::start(secure, tuning).await
                 }

@@ -105,6 +105,7 @@ pub struct Membership {
     commands: mpsc::UnboundedSender<Command>,
     stage: watch::Receiver<Stage>,
     status: Arc<Mutex<Status>>,
+    client: Client,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -132,7 +133,7 @@ impl Membership {
         let status = Arc::new(Mutex::new(Status::default()));
         let parts = driver::Parts {
             options,
-            client,
+            client: client.clone(),
             links,
             place,
             events,
@@ -147,6 +148,7 @@ impl Membership {
             commands,
             stage,
             status,
+            client,
             thread: Some(thread),
         })
     }
@@ -190,6 +192,14 @@ impl Membership {
     /// It holds none any more, or shall wait no longer: its lease is given back.
     pub fn leave(&self) {
         let _ = self.commands.send(Command::Leave);
+    }
+
+    /// Reads the certificates for etcd anew (those of links: [`Links::reload`]).
+    ///
+    /// # Errors
+    /// [`EtcdError::Config`] names the file; then the old ones stay in force.
+    pub fn reload(&self) -> Result<(), EtcdError> {
+        self.client.reload()
     }
 
     /// What is known now.
