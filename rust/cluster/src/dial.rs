@@ -32,6 +32,10 @@ pub(crate) struct Connection {
     driver: Arc<Driver>,
 }
 
+/// Bytes that HTTP/2 takes from a stream before the socket does: small, so that what waits does so
+/// where it can still be put together into larger frames.
+pub(crate) const SEND_BUFFER_BYTES: usize = 128 << 10;
+
 /// What to ask of HTTP/2.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tuning {
@@ -54,6 +58,7 @@ impl Connection {
             .initial_stream_window_size(tuning.window)
             .initial_connection_window_size(tuning.window)
             .max_frame_size(1 << 17)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
             .keep_alive_interval(tuning.ping_every)
             .keep_alive_timeout(tuning.ping_timeout)
             .handshake(TokioIo::new(io))

@@ -28,7 +28,9 @@ use tonic::codegen::http::Uri;
 const OPENING: Duration = Duration::from_secs(3);
 /// Pauses between attempts; the last one goes on.
 const PAUSES_MS: [u64; 6] = [10, 50, 100, 100, 250, 500];
-/// Behind a refusal, which seldom passes by itself.
+/// Behind a refusal that most likely passes.
+const PASSING_PAUSE: Duration = Duration::from_millis(200);
+/// Behind one that seldom does.
 const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// To see that a connection lives, and to say what waited for company.
 const PING_EVERY: Duration = Duration::from_millis(500);
@@ -209,7 +211,10 @@ impl Link {
                     let address = self.peer.address.lock().clone();
                     self.shared
                         .refuse(self.peer.node.as_str(), &address, &refusal);
-                    pause = REFUSED_PAUSE;
+                    pause = match refusal.is_passing() {
+                        true => PASSING_PAUSE,
+                        false => REFUSED_PAUSE,
+                    };
                 }
                 End::Broken(reason) => {
                     failures = 1;

@@ -531,7 +531,11 @@ impl Shared {
             ("address", address.to_owned()),
             ("reason", refusal.to_string()),
         ];
-        self.log(Level::Warning, "link refused", &fields);
+        let level = match refusal.is_passing() {
+            true => Level::Info,
+            false => Level::Warning,
+        };
+        self.log(level, "link refused", &fields);
         self.tell(LinkEvent::Refused {
             node: node.to_owned(),
             refusal: refusal.clone(),

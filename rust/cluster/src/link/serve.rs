@@ -5,6 +5,7 @@ use super::note;
 use super::pack::{self, OUTCOMES_MAX};
 use super::peer::{Inbox, Peer, wake};
 use super::{Class, LinkEvent, Shared, Taken, UNIT_BYTES_MAX};
+use crate::dial::SEND_BUFFER_BYTES;
 use crate::id::{Epoch, Incarnation, NodeId, SKEW_MAX_MS};
 use crate::log::Level;
 use crate::member::speaks_with;
@@ -72,6 +73,11 @@ impl Refusal {
             reason,
             text: text.into(),
         }
+    }
+
+    /// Whether it most likely passes by itself: somebody joins, or has not yet seen who did.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self.reason, Why::Target | Why::Stale)
     }
 
     pub(super) fn code(&self) -> v1::Reason {
@@ -170,6 +176,7 @@ async fn serve(shared: Arc<Shared>, secure: Secure, names: Vec<String>, address:
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(1 << 20)
         .max_frame_size(1 << 17)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_concurrent_streams(8)
         .keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(SILENCE)

@@ -9,7 +9,8 @@
 //! The node's part: make [`Links`] and let them listen, [`Membership::start`], feed every map that
 //! [`Events::map`] gives to its holdings and router, say [`Membership::ready`] when it can serve.
 //! SIGTERM is [`Membership::drain`], then [`Membership::leave`] when its holdings are empty. After
-//! [`Events::out`] this life is over; a new one begins with another `start` over the same links.
+//! [`Events::out`] this life is over; a new one begins with another `start` over the same links,
+//! once this one was dropped.
 
 mod calls;
 mod driver;
@@ -99,8 +100,8 @@ enum Command {
     Stop,
 }
 
-/// A running membership. Dropping it stops the thread without a word to anybody: use
-/// [`Membership::leave`].
+/// A running membership. Dropping it stops the thread without a word to anybody (for that there is
+/// [`Membership::leave`]) and waits for its end, two seconds at most: not on a runtime's thread.
 pub struct Membership {
     commands: mpsc::UnboundedSender<Command>,
     stage: watch::Receiver<Stage>,
