@@ -113,8 +113,12 @@ fn cuts_lose_nothing_double_nothing_and_reorder_nothing() {
         });
         for n in 0..20_000 {
             send_for_sure(&a, b.life(), &unit(n, 200));
-            if n % 50 == 0 {
-                std::thread::sleep(Duration::from_millis(3));
+            if n % 1_000 == 0 {
+                // Cut in the middle of a burst, as well as in silence.
+                std::thread::sleep(Duration::from_millis(60));
+                if n % 2_000 == 0 {
+                    proxy.cut();
+                }
             }
         }
         cutter.join().expect("cutter");
@@ -131,7 +135,7 @@ fn cuts_lose_nothing_double_nothing_and_reorder_nothing() {
         .iter()
         .find(|s| s.class == Class::Stanza)
         .expect("there");
-    assert!(stanzas.resets >= 10, "{stanzas:?}");
+    assert!(stanzas.resets >= 3, "{stanzas:?}");
 }
 
 #[test]

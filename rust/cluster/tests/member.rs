@@ -314,6 +314,38 @@ fn an_etcd_that_is_stopped_for_12_s_and_then_killed_changes_nothing() {
 }
 
 #[test]
+fn three_members_of_etcd_stop_one_after_the_other_and_no_node_notices() {
+    let Some(world) = World::start(3) else { return };
+    let nodes = [world.join("a"), world.join("b")];
+    settle(&nodes.each_ref());
+    let lives = nodes.each_ref().map(Live::me);
+    let mut doubts = 0;
+    for member in &world.etcd.members {
+        member.pause();
+        let until = Instant::now() + Duration::from_secs(6);
+        while Instant::now() < until {
+            for node in &nodes {
+                assert_eq!(node.told.is_out(), None, "{:?}", node.node.lines.0);
+                doubts += usize::from(!node.is_sure());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        member.go_on();
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    println!("moments without standing: {doubts}");
+    assert_eq!(nodes.each_ref().map(Live::me), lives);
+    settle(&nodes.each_ref());
+    for node in &nodes {
+        assert!(
+            !node.node.lines.has("etcd does not answer"),
+            "{:?}",
+            node.node.lines.0
+        );
+    }
+}
+
+#[test]
 fn a_node_cut_off_from_etcd_and_peers_stops_owning_and_the_others_go_on() {
     let Some(world) = World::start(1) else { return };
     let a = world.join("a");
