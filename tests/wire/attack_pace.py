@@ -36,6 +36,15 @@ RATES = {
 OUTGOING = 200_000
 
 rates = pytest.mark.settings(limits=RATES)
+# A burst of them lasts; it is whole again after four seconds.
+SLOW = {
+    "stanzas_per_second": 20,
+    "burst_stanzas": 80,
+    "bytes_per_second": 20_000,
+    "burst_bytes": 80_000,
+}
+WHOLE_AGAIN_S = 4.0
+slow_rates = pytest.mark.settings(limits=SLOW)
 slow_readers = pytest.mark.settings(limits={"outgoing_bytes": OUTGOING})
 # With an archive, what finds no room elsewhere is kept there and does not come back.
 acknowledgements = pytest.mark.settings(
@@ -132,6 +141,80 @@ async def test_bytes_beyond_the_rate_come_later_and_in_order(
     ids = [(await receiver.expect("message", timeout_s=15)).id for _ in range(10)]
     assert ids == [f"n{i}" for i in range(10)]
     assert time.monotonic() - began > 1.5, "60 kB at 20 kB a second, 20 kB at once"
+
+
+async def sending_s(sender: Client, receiver: Client, count: int, size: int = 0) -> float:
+    """How long so many messages take until the last has arrived."""
+    began = time.monotonic()
+    for _ in range(count - 1):
+        sender.send(message(receiver.jid, "x" * size))
+    mark = sender.send(message(receiver.jid, id=sender.next_id()))
+    await receiver.expect("message", id=mark, timeout_s=15)
+    return time.monotonic() - began
+
+
+async def login_again(clients: Clients, client: Client, how: str) -> Client:
+    """The account on another connection: after the end of the first, beside it, or instead of it."""
+    if how == "ended":
+        await client.close()
+    elif how == "gone":
+        client.abort()
+    elif how == "replaced":
+        assert client.jid
+        return await clients.bound(client, resource=client.jid.partition("/")[2])
+    elif how == "resumed":
+        again = await clients.authenticated(client.account)
+        assert (await again.sm_resume(client)).name == "resumed"
+        return again
+    return await clients.bound(client)
+
+
+BURSTS = {"stanzas": (75, 0, 40), "bytes": (7, 10_000, 6)}
+"""Messages that use up a burst, their size, and as many as take two seconds without one."""
+
+
+@slow_rates
+@pytest.mark.parametrize("burst", BURSTS)
+@pytest.mark.parametrize("how", ["ended", "gone", "replaced", "resumed"])
+async def test_who_logs_in_again_has_no_second_burst(
+    clients: Clients, bystanders: tuple[Client, Client], how: str, burst: str
+) -> None:
+    spent, size, more = BURSTS[burst]
+    receiver = await clients.online()
+    client = await clients.bound()
+    if how == "resumed":
+        await client.sm_enable()
+    assert await sending_s(client, receiver, spent, size) < 1.5, "one burst there is"
+    for _ in range(3):
+        client = await login_again(clients, client, how)
+    assert await sending_s(client, receiver, more, size) > 0.8
+    assert await sending_s(bystanders[0], receiver, more, size) < 1, "others have their own"
+    await client.close()
+    await asyncio.sleep(WHOLE_AGAIN_S + 0.5)
+    again = await clients.bound(client)
+    assert await sending_s(again, receiver, spent, size) < 1.5, "whole again"
+
+
+@slow_rates
+async def test_who_is_slowed_down_has_no_burst_on_another_connection(
+    clients: Clients, bystanders: tuple[Client, Client]
+) -> None:
+    receiver = await clients.online()
+    first = await clients.bound()
+    for _ in range(150):
+        first.send(message(receiver.jid))
+    await asyncio.sleep(0.5)
+    second = await clients.bound(first)
+    assert await sending_s(second, receiver, 40) > 0.8
+
+
+@slow_rates
+async def test_a_user_with_several_clients_has_a_burst_for_each(clients: Clients) -> None:
+    receiver = await clients.online()
+    first = await clients.bound()
+    devices = [first, await clients.bound(first), await clients.bound(first)]
+    for device in devices:
+        assert await sending_s(device, receiver, 60) < 1.5
 
 
 # -- clients that do not read -----------------------------------------------------------

@@ -2,8 +2,8 @@
 
 use crate::conn::{BACKLOG, Driver, Step};
 use crate::gateway::{Count, Ended, Flow, Gateway, Later, Peer, ResumeFailed};
+use crate::pace::{Pace, Paces};
 use crate::session::{FIRST_GENERATION, Session, append};
-use antiphon_routing::shaper::TokenBucket;
 use antiphon_xmpp::sasl::{Answer, Query};
 use antiphon_xmpp::stanza::{Stanza, StanzaError, StanzaKind};
 use antiphon_xmpp::stream::c2s::{Action, Channel, Config, Stream};
@@ -41,6 +41,15 @@ pub struct ClientLimits {
     pub read_ahead: usize,
 }
 
+/// What a client is held to, and what its account has left of it from other connections.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// Rates and deadlines.
+    pub limits: Arc<ClientLimits>,
+    /// By account.
+    pub paces: Arc<Paces>,
+}
+
 enum Reply {
     Auth(Answer),
     Bound(Result<Arc<Session>, StanzaError>),
@@ -51,7 +60,7 @@ enum Reply {
 /// One client connection's stream and session.
 pub struct Client {
     gateway: Arc<dyn Gateway>,
-    limits: Arc<ClientLimits>,
+    bounds: Bounds,
     peer: Peer,
     framing: Framing,
     stream: Stream,
@@ -59,8 +68,7 @@ pub struct Client {
     out: Outgoing,
     session: Option<(Arc<Session>, u64)>,
     later: Option<Later<Reply>>,
-    stanzas: TokenBucket,
-    bytes: TokenBucket,
+    pace: Pace,
     throttle: Option<Pin<Box<Sleep>>>,
     offline: Vec<u64>,
     started_ms: u64,
@@ -81,25 +89,23 @@ impl Client {
     pub fn new(
         gateway: Arc<dyn Gateway>,
         config: Arc<Config>,
-        limits: Arc<ClientLimits>,
+        bounds: Bounds,
         peer: Peer,
         framing: Framing,
         channel: Channel,
     ) -> Self {
         let now_ms = gateway.now_ms();
-        let stanzas = TokenBucket::new(limits.stanzas_per_second, limits.burst_stanzas, now_ms);
-        let bytes = TokenBucket::new(limits.bytes_per_second, limits.burst_bytes, now_ms);
+        let pace = Pace::new(&bounds.limits, now_ms);
         Self {
             stream: Stream::new(config, framing, channel),
             gateway,
-            limits,
+            bounds,
             peer,
             framing,
             out: Outgoing::new(framing),
             session: None,
             later: None,
-            stanzas,
-            bytes,
+            pace,
             throttle: None,
             offline: Vec::new(),
             started_ms: now_ms,
@@ -118,7 +124,7 @@ impl Client {
         let gateway = Arc::clone(&self.gateway);
         let mut random = |buf: &mut [u8]| gateway.random(buf);
         loop {
-            if self.is_over || !self.poll_later(cx) || !self.poll_throttle(cx, now_ms) {
+            if self.is_over || !self.poll_later(cx, now_ms) || !self.poll_throttle(cx, now_ms) {
                 return None;
             }
             if self.is_blocked() {
@@ -178,8 +184,8 @@ impl Client {
             Action::Stanza(stanza) => self.stanza(stanza, now_ms),
             Action::Answer(stanza) => self.answered(stanza, now_ms),
             Action::Register(iq) => {
-                let wait = self.stanzas.take(REGISTRATION_STANZAS, now_ms);
-                self.slow_down(wait);
+                let wait = self.pace.stanzas(REGISTRATION_STANZAS, now_ms);
+                self.slow_down(wait, now_ms);
                 let answer = self.gateway.register(iq, self.peer);
                 self.later = Some(Box::pin(async { Reply::Registered(answer.await) }));
             }
@@ -228,8 +234,8 @@ impl Client {
         if self.gateway.stanza(session, stanza, seq) == Flow::Hold {
             session.hold();
         }
-        let wait = self.stanzas.take(1, now_ms);
-        self.slow_down(wait);
+        let wait = self.pace.stanzas(1, now_ms);
+        self.slow_down(wait, now_ms);
     }
 
     /// The stream has judged a stanza by itself.
@@ -283,7 +289,7 @@ impl Client {
         }
     }
 
-    fn poll_later(&mut self, cx: &mut Context<'_>) -> bool {
+    fn poll_later(&mut self, cx: &mut Context<'_>, now_ms: u64) -> bool {
         let Some(later) = &mut self.later else {
             return true;
         };
@@ -299,7 +305,7 @@ impl Client {
             Reply::Bound(Ok(session)) => {
                 self.stream.bound(Ok(session.jid.clone()), &mut out);
                 session.prepend(std::mem::replace(&mut out, Outgoing::new(self.framing)));
-                self.session = Some((session, FIRST_GENERATION));
+                self.carry(session, FIRST_GENERATION, now_ms);
             }
             Reply::Resumed(Ok((session, h))) => {
                 self.stream
@@ -308,7 +314,7 @@ impl Client {
                     self.framing,
                     std::mem::replace(&mut out, Outgoing::new(self.framing)),
                 );
-                self.session = Some((session, generation));
+                self.carry(session, generation, now_ms);
             }
             Reply::Resumed(Err(ResumeFailed::Failed { condition, h })) => {
                 self.stream
@@ -320,9 +326,27 @@ impl Client {
         true
     }
 
-    fn slow_down(&mut self, wait_ms: u64) {
+    /// The connection carries this session from now on, at its account's pace.
+    fn carry(&mut self, session: Arc<Session>, generation: u64, now_ms: u64) {
+        let (paces, pace) = (&self.bounds.paces, &mut self.pace);
+        paces.go_on(&session.jid, pace, now_ms);
+        let owed_ms = pace.stanzas(0, now_ms).max(pace.bytes(0, now_ms));
+        self.session = Some((session, generation));
+        self.slow_down(owed_ms, now_ms);
+    }
+
+    /// Whoever logs in to this account next has no more than this connection has left.
+    fn keep_pace(&self, session: &Session, now_ms: u64) {
+        self.bounds.paces.keep(&session.jid, &self.pace, now_ms);
+    }
+
+    fn slow_down(&mut self, wait_ms: u64, now_ms: u64) {
         if wait_ms > 0 {
             self.gateway.count(Count::Throttled);
+            if let Some((session, _)) = &self.session {
+                // It may stay for as long as it likes.
+                self.keep_pace(session, now_ms);
+            }
             self.throttle = Some(Box::pin(sleep(Duration::from_millis(wait_ms))));
         }
     }
@@ -330,8 +354,8 @@ impl Client {
     fn poll_throttle(&mut self, cx: &mut Context<'_>, now_ms: u64) -> bool {
         if self.fed > 0 {
             let fed = std::mem::take(&mut self.fed);
-            let wait = self.bytes.take(fed as u64, now_ms);
-            self.slow_down(wait);
+            let wait = self.pace.bytes(fed as u64, now_ms);
+            self.slow_down(wait, now_ms);
         }
         match &mut self.throttle {
             None => true,
@@ -362,8 +386,10 @@ impl Client {
         self.later = None;
         if let Some((session, generation)) = self.session.take() {
             session.release();
+            let now_ms = self.gateway.now_ms();
+            self.keep_pace(&session, now_ms);
             // A session that was resumed elsewhere meanwhile goes on there.
-            if session.leave(generation, self.gateway.now_ms()) {
+            if session.leave(generation, now_ms) {
                 self.gateway.ended(session, how);
             }
         }
@@ -391,6 +417,7 @@ impl Client {
         append(&mut self.out, taken.out);
         self.offline.extend(taken.offline);
         if taken.is_replaced {
+            self.keep_pace(session, self.gateway.now_ms());
             self.session = None;
             self.is_over = true;
             let error = StreamError::from(StreamCondition::Conflict)
@@ -402,7 +429,7 @@ impl Client {
     }
 
     fn check_deadlines(&mut self, now_ms: u64) {
-        let limits = &*self.limits;
+        let limits = &*self.bounds.limits;
         if self.gateway.is_stopping() {
             self.fail(StreamCondition::SystemShutdown.into());
             return;
@@ -513,7 +540,9 @@ impl Driver for Client {
     }
 
     fn wants_read(&self) -> bool {
-        !self.is_over && self.throttle.is_none() && self.stream.buffered() < self.limits.read_ahead
+        !self.is_over
+            && self.throttle.is_none()
+            && self.stream.buffered() < self.bounds.limits.read_ahead
     }
 
     fn lost(&mut self) {
@@ -523,7 +552,7 @@ impl Driver for Client {
     }
 
     fn due_ms(&self) -> u64 {
-        let limits = &*self.limits;
+        let limits = &*self.bounds.limits;
         match (&self.session, self.pinged_ms) {
             (None, _) if limits.login_seconds > 0 => self.started_ms + limits.login_seconds * 1000,
             (Some(_), 0) if limits.ping_seconds > 0 => {

@@ -9,6 +9,7 @@ pub mod gate;
 pub mod gateway;
 pub mod http;
 pub mod listener;
+pub mod pace;
 pub mod session;
 mod spare;
 pub mod timers;

@@ -2,11 +2,12 @@
 
 use crate::addresses::{AddressGuard, Addresses};
 use crate::admission::{Admission, LoginLimits, Turn, network};
-use crate::client::{Client, ClientLimits};
+use crate::client::{Bounds, Client, ClientLimits};
 use crate::component::Component;
 use crate::conn::{Conn, Shared};
 use crate::gateway::{Count, Gateway, Peer};
 use crate::http;
+use crate::pace::Paces;
 use crate::timers::Alarms;
 use crate::tls::{Protocol, TlsHosts};
 use crate::transport::Transport;
@@ -111,6 +112,8 @@ pub struct Net {
     /// Whose turn it is to log in.
     admission: Arc<Admission>,
     addresses: Arc<Addresses>,
+    /// What accounts have left of their rates.
+    paces: Arc<Paces>,
     /// Refused connections whose peers may still read why.
     refusals: Arc<Semaphore>,
     stopping: watch::Sender<bool>,
@@ -141,6 +144,7 @@ impl Net {
             admission: Arc::new(Admission::new(limits.logins)),
             limits: RwLock::new(limits),
             addresses: Arc::default(),
+            paces: Arc::default(),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
             stopping: watch::Sender::new(false),
         }
@@ -199,7 +203,10 @@ impl Net {
         Client::new(
             Arc::clone(&self.gateway),
             config,
-            Arc::clone(&self.limits.read().client),
+            Bounds {
+                limits: Arc::clone(&self.limits.read().client),
+                paces: Arc::clone(&self.paces),
+            },
             Peer { ip: network(ip) },
             framing,
             channel,

@@ -36,18 +36,35 @@ impl TokenBucket {
         if self.rate == 0 {
             return 0;
         }
-        let elapsed_ms = now_ms.saturating_sub(self.at_ms);
-        self.at_ms = self.at_ms.max(now_ms);
-        let filled = i64::try_from(self.rate.saturating_mul(elapsed_ms)).unwrap_or(i64::MAX);
         let taken = i64::try_from(n.saturating_mul(1000)).unwrap_or(i64::MAX);
-        let level = self
-            .level_milli
-            .saturating_add(filled)
-            .min(self.burst_milli);
-        self.level_milli = level.saturating_sub(taken);
+        self.level_milli = self.level_at(now_ms).saturating_sub(taken);
+        self.at_ms = self.at_ms.max(now_ms);
         match u64::try_from(self.level_milli.saturating_neg()) {
             Ok(owed) => owed.div_ceil(self.rate),
             Err(_) => 0,
+        }
+    }
+
+    /// Thousandths.
+    fn level_at(&self, now_ms: u64) -> i64 {
+        let elapsed_ms = now_ms.saturating_sub(self.at_ms);
+        let filled = i64::try_from(self.rate.saturating_mul(elapsed_ms)).unwrap_or(i64::MAX);
+        self.level_milli
+            .saturating_add(filled)
+            .min(self.burst_milli)
+    }
+
+    /// Whether it holds its whole burst by now, as a new one does.
+    #[must_use]
+    pub fn is_full(&self, now_ms: u64) -> bool {
+        self.rate == 0 || self.level_at(now_ms) >= self.burst_milli
+    }
+
+    /// Holds no more than another one of the same purpose does now.
+    pub fn lower_to(&mut self, other: &Self, now_ms: u64) {
+        if self.rate > 0 && other.rate > 0 {
+            self.level_milli = self.level_at(now_ms).min(other.level_at(now_ms));
+            self.at_ms = self.at_ms.max(now_ms);
         }
     }
 
@@ -123,6 +140,20 @@ mod tests {
             bucket.take(u64::MAX, u64::MAX),
             (i64::MAX as u64).div_ceil(1) - 1_000
         );
+    }
+
+    #[test]
+    fn one_that_is_lowered_to_another_holds_no_more_and_keeps_its_own_rate() {
+        let mut spent = TokenBucket::new(10, 100, 0);
+        spent.take(100, 0);
+        assert!(!spent.is_full(9_999) && spent.is_full(10_000));
+        let mut bucket = TokenBucket::new(20, 100, 1_000);
+        bucket.lower_to(&spent, 1_000);
+        assert_eq!(bucket.take(10, 1_000), 0);
+        assert_eq!(bucket.take(20, 1_000), 1_000);
+        spent.lower_to(&TokenBucket::new(0, 0, 0), 2_000);
+        assert_eq!(spent.take(20, 2_000), 0, "one without a limit says nothing");
+        assert!(TokenBucket::new(0, 0, 0).is_full(0));
     }
 
     #[test]
