@@ -370,6 +370,21 @@ async def test_answers_about_nobody_take_as_long(
     assert abs(there - nobody) < max(0.003, 0.5 * max(there, nobody)), times
 
 
+async def test_who_was_nobody_a_moment_ago_gets_the_next_message(
+    clients: Clients, server: Server
+) -> None:
+    # that nobody is there is remembered, so that messages to nobody cost no read each
+    asker = await clients.online()
+    account = server.named(f"later-{asker.user}", server.domain)
+    for _ in range(3):
+        asker.send(message(account.jid, "too early", type="chat"))
+        assert (await asker.expect("message", type="error")).condition == "service-unavailable"
+    server.create([account])
+    asker.send(message(account.jid, "in time", type="chat"))
+    later = await clients.online(account)
+    assert (await later.expect("message", type="chat")).body == "in time"
+
+
 # -- 10: other hosts and resources -----------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 use crate::history::{ArchiveQuery, InboxForm, InboxQuery, PageForm, PageQuery};
 use crate::node::{Node, store_error};
+use crate::shard;
 use crate::value::Value;
 use antiphon_routing::SessionId;
 use antiphon_routing::archive::{ArchivePrefs, InboxChange};
@@ -424,7 +425,12 @@ impl Node {
     }
 
     async fn store_account(self: &Arc<Self>, write: Write) -> Answered {
-        self.commit(write).await.map(|()| Value::None)
+        let account = write.owner().bare();
+        let result = self.commit(write).await;
+        // Also where it failed: that may be only what we were told.
+        let hash = shard::hash(account.as_str());
+        self.shards.lock(hash).renew(hash, account.as_str());
+        result.map(|()| Value::None)
     }
 
     /// Contacts hear of it first, then everything of the account goes.

@@ -216,12 +216,13 @@ impl Node {
         let mut shard = self.shards.lock(hash);
         match shard.find(hash, bare.bare_str()) {
             Found::Live(user, touch) => {
-                touch.at_s = self.now() / 1000;
+                touch.use_of(user, self.now());
                 let is_temporary = touch.is_temporary;
+                let was_there = user.exists() || !user.is_idle();
                 let mut fx = borrow_effects();
                 job(self, Ok(user), &mut fx);
                 self.carry(user, is_temporary, &mut fx);
-                let is_forgotten = !user.exists() && user.is_idle();
+                let is_forgotten = was_there && !user.exists() && user.is_idle();
                 if is_forgotten || (is_temporary && user.is_idle()) {
                     shard.remove(hash, bare.bare_str());
                 }
@@ -260,7 +261,7 @@ impl Node {
         let Found::Live(user, touch) = shard.find(hash, bare.bare_str()) else {
             return None;
         };
-        touch.at_s = self.now() / 1000;
+        touch.use_of(user, self.now());
         let is_temporary = touch.is_temporary;
         let mut fx = borrow_effects();
         let result = job(user, &mut fx);
@@ -283,7 +284,8 @@ impl Node {
         });
     }
 
-    /// Runs everything that waited, in order, and keeps the entity.
+    /// Runs everything that waited, in order, and keeps the entity, also where there is no such
+    /// account: who writes to nobody again reads nothing.
     fn loaded(
         self: &Arc<Self>,
         bare: &Jid,
@@ -292,22 +294,28 @@ impl Node {
         let hash = shard::hash(bare.as_str());
         let mut routes = Routes::new();
         let mut shard = self.shards.lock(hash);
-        let Some(Slot::Loading(_, waiting)) = shard.remove(hash, bare.as_str()) else {
+        let Some(Slot::Loading(_, mut waiting)) = shard.remove(hash, bare.as_str()) else {
             return;
         };
-        let Waiting { jobs, held } = waiting;
+        if std::mem::take(&mut waiting.is_outdated) && matches!(record, Ok(None)) {
+            shard.insert(hash, Slot::Loading(bare.clone(), waiting));
+            drop(shard);
+            return self.load(bare.clone());
+        }
+        let Waiting { jobs, held, .. } = waiting;
         let mut fx = borrow_effects();
         match record {
             Ok(record) => {
                 let mut user = Box::new(User::new(bare.clone(), record));
                 self.live.load().policy.clock.observe(user.newest());
                 user.switch(self.live.load().switches(bare.domain()));
+                let was_there = user.exists();
                 for job in jobs {
                     job(self, Ok(&mut user), &mut fx);
                     self.carry(&mut user, false, &mut fx);
                     routes.extend(fx.routes.drain(..));
                 }
-                if user.exists() || !user.is_idle() {
+                if user.exists() || !user.is_idle() || !was_there {
                     let touch = Touch {
                         at_s: self.now() / 1000,
                         is_temporary: false,

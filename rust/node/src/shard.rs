@@ -24,6 +24,13 @@ const IDLE: usize = 128;
 /// without an end, so it may not know that they were archived.
 const RESENT_S: u64 = 3_600;
 
+/// Of the entities in this bound, those of accounts that do not exist: kept so that messages to
+/// nobody do not read either. They give way to all others.
+const NOBODIES: usize = IDLE / 4;
+/// How much sooner these are forgotten, seconds: on one node an account that is made is heard of,
+/// but where several share a store, another may make it.
+const NOBODY_SOONER_S: u64 = 50;
+
 /// Something to do with an entity: run under its lock once it is there.
 pub type Job = Box<dyn FnOnce(&Arc<Node>, Result<&mut User, &StoreError>, &mut Effects) + Send>;
 
@@ -34,6 +41,8 @@ pub struct Waiting {
     pub jobs: VecDeque<Job>,
     /// Sessions that read on once the jobs are done and what they route has been routed.
     pub held: Vec<SessionId>,
+    /// The account was made meanwhile: what is read may be from before.
+    pub is_outdated: bool,
 }
 
 /// An entity that is there, or is being read.
@@ -51,6 +60,21 @@ pub struct Touch {
     pub at_s: u64,
     /// Made for one anonymous session: nothing of it is stored.
     pub is_temporary: bool,
+}
+
+impl Touch {
+    /// It is used now. What is known of an account that does not exist does not last longer by
+    /// that.
+    pub fn use_of(&mut self, user: &User, now_ms: u64) {
+        if user.exists() {
+            self.at_s = now_ms / 1000;
+        }
+    }
+}
+
+/// Whether it only says that there is no such account.
+fn is_nobody(user: &User) -> bool {
+    !user.exists() && user.is_idle()
 }
 
 impl Slot {
@@ -138,14 +162,35 @@ impl Shard {
         Some(found.remove().0)
     }
 
+    /// An account was made, changed or deleted: what says that there is none goes.
+    pub fn renew(&mut self, hash: u64, bare: &str) {
+        match self.find(hash, bare) {
+            Found::Loading(waiting) => waiting.is_outdated = true,
+            Found::Live(user, _) if is_nobody(user) => {
+                self.remove(hash, bare);
+            }
+            Found::Live(..) | Found::Missing => {}
+        }
+    }
+
     /// Forgets entities without sessions that were last used before `before_s`, or all but the
     /// bound of them. Those that may yet have messages sent again to them stay for longer.
     pub fn evict(&mut self, before_s: u64) {
+        let is_kept_first =
+            |slot: &&Slot| matches!(slot, Slot::Live(user, _) if user.is_idle() && user.exists());
+        let others = self.slots.iter().filter(is_kept_first).count();
+        let mut nobodies = NOBODIES.min(IDLE.saturating_sub(others));
+        let before_nobody_s = before_s.saturating_add(NOBODY_SOONER_S);
         let mut kept = 0;
         let before_resent_s = before_s.saturating_sub(RESENT_S);
         self.slots.retain(|slot| match slot {
             Slot::Loading(..) => true,
             Slot::Live(user, _) if !user.is_idle() => true,
+            Slot::Live(user, touch) if is_nobody(user) => {
+                let is_kept = touch.at_s >= before_nobody_s && nobodies > 0;
+                nobodies -= usize::from(is_kept);
+                is_kept
+            }
             Slot::Live(user, touch) => {
                 kept += 1;
                 let is_recent =

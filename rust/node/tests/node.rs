@@ -7,6 +7,7 @@ mod world;
 use antiphon_net::gateway::{Ended, Gateway, ResumeFailed};
 use antiphon_net::session::FIRST_GENERATION;
 use antiphon_node::bridge::Event;
+use antiphon_node::calls::Operation;
 use antiphon_xmpp::stanza::StanzaCondition;
 use antiphon_xmpp::stream::{Framing, Outgoing};
 use std::sync::Arc;
@@ -346,5 +347,91 @@ async fn entities_without_sessions_are_forgotten_and_their_number_is_bounded() {
     for mut shard in shards.each() {
         shard.evict(u64::MAX);
         assert!(shard.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn entities_of_nobody_give_way_to_others_and_are_forgotten_sooner() {
+    use antiphon_node::shard::{Shard, Slot, Touch, hash};
+    use antiphon_routing::user::User;
+    let mut shard = Shard::default();
+    let mut enter = |name: String, exists: bool| {
+        let name = jid(&format!("{name}@a.example"));
+        let touch = Touch {
+            at_s: 1_000,
+            is_temporary: false,
+        };
+        let hash = hash(name.as_str());
+        let user = Box::new(User::new(name, exists.then(Default::default)));
+        shard.insert(hash, Slot::Live(user, touch));
+    };
+    (0..60).for_each(|i| enter(format!("nobody{i}"), false));
+    (0..100).for_each(|i| enter(format!("u{i}"), true));
+    shard.evict(0);
+    assert_eq!(
+        shard.len(),
+        128,
+        "all that exist, and as many of the others as find room"
+    );
+    shard.evict(950);
+    assert_eq!(shard.len(), 128);
+    shard.evict(951);
+    assert_eq!(shard.len(), 100);
+}
+
+const TO_NOBODY: &str = "<message to='nobody@a.example' id='n'><body>x</body></message>";
+
+fn making_nobody() -> Operation {
+    Operation::AccountCreate {
+        jid: jid("nobody@a.example"),
+        password: "pw".into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_writes_to_nobody_again_reads_nothing_until_the_account_is_made() {
+    let world = World::new(&["romeo"]).await;
+    let romeo = world.online("romeo").await;
+    let read_before = world.gate.answers.load(Ordering::SeqCst);
+    for _ in 0..10 {
+        world.send(&romeo, TO_NOBODY);
+        expect(&romeo, "service-unavailable").await;
+    }
+    assert_eq!(world.gate.answers.load(Ordering::SeqCst), read_before + 1);
+    world.call(making_nobody()).await.unwrap();
+    let nobody = world.online("nobody").await;
+    world.send(&romeo, TO_NOBODY);
+    expect(&nobody, "id='n'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_made_while_it_is_looked_for_is_found() {
+    let world = World::new(&["romeo"]).await;
+    let romeo = world.online("romeo").await;
+    let read_before = world.gate.answers.load(Ordering::SeqCst);
+    world.gate.holds_answers.store(true, Ordering::SeqCst);
+    world.send(&romeo, TO_NOBODY);
+    until(|| world.gate.answers.load(Ordering::SeqCst) > read_before).await;
+    world.call(making_nobody()).await.unwrap();
+    world.gate.holds_answers.store(false, Ordering::SeqCst);
+    let nobody = world.online("nobody").await;
+    expect(&nobody, "id='n'").await;
+    assert!(!read(&romeo).contains("service-unavailable"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_removed_is_nobody_and_may_be_made_again() {
+    let world = World::new(&["romeo"]).await;
+    let romeo = world.online("romeo").await;
+    for _ in 0..3 {
+        world.call(making_nobody()).await.unwrap();
+        let nobody = world.online("nobody").await;
+        world.send(&romeo, TO_NOBODY);
+        expect(&nobody, "id='n'").await;
+        let jid = jid("nobody@a.example");
+        world.call(Operation::AccountDelete { jid }).await.unwrap();
+        world.gateway.ended(nobody, Ended::Lost);
+        world.send(&romeo, TO_NOBODY);
+        expect(&romeo, "service-unavailable").await;
     }
 }

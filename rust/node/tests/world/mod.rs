@@ -24,7 +24,7 @@ use antiphon_xmpp::stanza::{Stanza, StanzaError};
 use antiphon_xmpp::stream::{Framing, Outgoing};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -38,6 +38,10 @@ pub struct Gate {
     pub fails_reads: AtomicBool,
     pub holds_reads: AtomicBool,
     pub opened: Arc<Notify>,
+    /// Entities that were read are not given out while it is closed.
+    pub holds_answers: Arc<AtomicBool>,
+    /// How many were read.
+    pub answers: Arc<AtomicUsize>,
 }
 
 impl Gate {
@@ -75,7 +79,15 @@ impl Store for Gate {
         }
         let reading = self.inner.user(jid);
         if !self.holds_reads.load(Ordering::SeqCst) {
-            return reading;
+            let (holds, answers) = (Arc::clone(&self.holds_answers), Arc::clone(&self.answers));
+            return Box::pin(async move {
+                let record = reading.await;
+                answers.fetch_add(1, Ordering::SeqCst);
+                while holds.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                record
+            });
         }
         let opened = Arc::clone(&self.opened);
         Box::pin(async move {
@@ -172,6 +184,8 @@ impl World {
             fails_reads: AtomicBool::new(false),
             holds_reads: AtomicBool::new(false),
             opened: Arc::default(),
+            holds_answers: Arc::default(),
+            answers: Arc::default(),
         });
         let config = CONFIG.replace("MODULES", modules);
         let live = Live::new(serde_json::from_str(&config).unwrap()).unwrap();
