@@ -189,10 +189,12 @@ MANY_CHILDREN = "<message>" + "<a/>" * 1_000
 MANY_TAGS = "<message><x>" + "<a/>" * 24_900
 WHOLE_TAGS = "<message to='nobody@{domain}'><x>" + "<a/>" * 24_900 + "</x></message>"
 
+SPENT = 990
+"""Stanzas of one go that what a client may send at once allows beside a login."""
 RENEWAL = "new connections a minute: ten times connections_per_address"
 FAILURES = "auth_failures_per_minute: 60 of an address"
-BYTES = "bytes_per_second, sessions_per_user, stanza_elements"
-STANZAS = "stanzas_per_second: 200 of a client; burst_stanzas for each login"
+BYTES = "bytes_per_second kept over logins, sessions_per_user, stanza_elements"
+STANZAS = "stanzas_per_second kept over logins: 200 of a client; sessions_per_user"
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,8 @@ class Kind:
     """The limit that keeps an address or a client from repeating it."""
     sustained: Act | None = None
     """What an attacker does instead who wants to repeat it under the limits."""
+    stanzas: int = 0
+    """What that sends after its login, in stanzas that count to the rate."""
 
 
 KINDS: dict[str, Kind] = {
@@ -231,9 +235,19 @@ KINDS: dict[str, Kind] = {
         slow_reader, 10, needs_session=True, bound="outgoing_bytes, bytes_per_second"
     ),
     "1,000 messages to nobody": Kind(
-        flood(CHAT, 1_000), 20, needs_session=True, bound=STANZAS, sustained=spent(CHAT, 990)
+        flood(CHAT, 1_000),
+        20,
+        needs_session=True,
+        bound=STANZAS,
+        sustained=spent(CHAT, SPENT),
+        stanzas=SPENT,
     ),
     "1,000 requests for Python": Kind(
-        flood(DISCO, 1_000), 20, needs_session=True, bound=STANZAS, sustained=spent(DISCO, 990)
+        flood(DISCO, 1_000),
+        20,
+        needs_session=True,
+        bound=STANZAS,
+        sustained=spent(DISCO, SPENT),
+        stanzas=SPENT,
     ),
 }

@@ -70,12 +70,20 @@ class Row:
 
     @property
     def bound_ms_per_s(self) -> float:
-        """What the connections that an address may make in a minute cost at this price, a second.
+        """What may be repeated at most costs at this price, a second.
 
         Each time is a connection and, where there is one, its login; refusals are among the price.
+        Of an address by the connections that it may make; of an account, where one is needed, by
+        what all its clients may send, whichever is less.
         """
-        most = Limits().connections_per_address * RENEWALS
-        return self.node_ms / max(1, self.done) * most / 60
+        limits, done = Limits(), max(1, self.done)
+        times = [limits.connections_per_address * RENEWALS / 60]
+        if KINDS[self.kind].needs_session:
+            size = self.sent_kb * 1024 / done
+            times.append(limits.sessions_per_user * limits.bytes_per_second / max(1.0, size))
+        if stanzas := KINDS[self.kind].stanzas:
+            times.append(limits.sessions_per_user * limits.stanzas_per_second / stanzas)
+        return self.node_ms / done * min(times)
 
     @property
     def cells(self) -> list[str]:
@@ -99,10 +107,12 @@ ABOUT = [
     f"they can for {SECONDS:.0f} s, with {ACCOUNTS} accounts where they log in (TLS and a SCRAM",
     "proof each time). All that an address may do in a minute may be spent within these seconds;",
     "what comes later is refused, which is part of the row. Floods spend all that a client may",
-    "send at once and log in again for more, which is the dearest that they can be; a client that",
-    "stays is held to its rate. `node ms/s at most`: the price of one time by the connections that",
-    f"an address may make ({RENEWALS} x connections_per_address a minute), which bounds an address",
-    "that goes on for longer.",
+    "send at once and log in again, which is the dearest that they can be; it brings them no more,",
+    "for an account is held to its rate over its logins. `node ms/s at most` bounds who goes on",
+    "for longer: the price of one time by the connections that an address may make",
+    f"({RENEWALS} x connections_per_address a minute); where an account is needed, by what its",
+    "clients may send (sessions_per_user x stanzas_per_second, or bytes_per_second) if that is",
+    "less: so much for each account that the attacker has.",
 ]
 
 
