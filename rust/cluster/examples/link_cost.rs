@@ -86,13 +86,16 @@ fn main() {
     let (begun, cpu) = (Instant::now(), cpu_us());
     (0..units).for_each(|_| pause());
     report("pauses alone (and idling)", units, begun, cpu);
-    let (begun, cpu, before) = (Instant::now(), cpu_us(), settled(&a));
-    for n in 0..units {
-        a.links
-            .send(b.life(), Class::Stanza, one.clone())
-            .unwrap_or_else(|error| panic!("{n}: {error}"));
-        pause();
+    for (what, each) in [("one at a time", 1_u64), ("ten at a time", 10)] {
+        let (begun, cpu, before) = (Instant::now(), cpu_us(), settled(&a));
+        for _ in 0..units {
+            for _ in 0..each {
+                let sent = a.links.send(b.life(), Class::Stanza, one.clone());
+                sent.unwrap_or_else(|error| panic!("{error}"));
+            }
+            pause();
+        }
+        wait("all settled", || settled(&a) - before == units * each);
+        report(what, units * each, begun, cpu);
     }
-    wait("all settled", || settled(&a) - before == units);
-    report("one at a time", units, begun, cpu);
 }
