@@ -156,6 +156,7 @@ impl Core {
         let admission = Arc::clone(net.admission());
         node.watch_store();
         let alarms_of_tick = Arc::clone(&alarms);
+        runtime.spawn(trim_emptied(Arc::clone(&node), Arc::clone(&self.trimmer)));
         runtime.spawn(tick(
             Arc::clone(&node),
             alarms_of_tick,
@@ -331,6 +332,15 @@ fn trim(node: &Node, trimmer: &Arc<Trimmer>) {
     for _ in 0..node.runtime.metrics().num_workers() {
         let trimmer = Arc::clone(trimmer);
         node.runtime.spawn(async move { trimmer.follow() });
+    }
+}
+
+/// Gives back soon what queues held that were thrown away; ticks look again later.
+async fn trim_emptied(node: Arc<Node>, trimmer: Arc<Trimmer>) {
+    loop {
+        node.emptied.notified().await;
+        tokio::time::sleep(trimmer.pause()).await;
+        trim(&node, &trimmer);
     }
 }
 

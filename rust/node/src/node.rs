@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 /// Between two looks whether a session has room for more of them, ms: first and longest.
 const ROOM_MS: (u64, u64) = (10, 500);
@@ -61,6 +62,8 @@ pub struct Node {
     pub(crate) runtime: Handle,
     pub(crate) started: Instant,
     pub(crate) is_stopping: AtomicBool,
+    /// A queue that was full was thrown away.
+    pub(crate) emptied: Notify,
     random: SystemRandom,
 }
 
@@ -132,6 +135,7 @@ impl Node {
             runtime,
             started: Instant::now(),
             is_stopping: AtomicBool::new(false),
+            emptied: Notify::new(),
             random: SystemRandom::new(),
         }
     }
@@ -486,6 +490,7 @@ impl Node {
             Err(Undelivered::Closed(stanza)) => Err((stanza, session.take_unconfirmed())),
             Err(Undelivered::Overflow(stanza, before)) => {
                 self.metrics.overflows.inc();
+                self.emptied.notify_one();
                 if !session.is_attached() {
                     // Nobody else will end it; not here, under its entity's lock.
                     let node = Arc::clone(self);

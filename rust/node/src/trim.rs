@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Connections that make a storm, coming or going.
 const STORM: u64 = 256;
@@ -16,6 +17,13 @@ const ROUNDS: u32 = 3;
 /// Ticks between two times that it is done for queues thrown away.
 const PAUSE_TICKS: u32 = 4;
 
+/// Between a queue that is thrown away and the time that it is done, at least: its connection lets
+/// go first, and the next that is thrown away shares it.
+const SOON: Duration = Duration::from_millis(50);
+/// So many times what it takes a thread must be between two times, since the work grows with the
+/// heap.
+const SHARE: u32 = 50;
+
 thread_local! {
     /// The last request that this thread has followed.
     static DONE: Cell<u64> = const { Cell::new(0) };
@@ -29,6 +37,8 @@ pub struct Trimmer {
     trim: fn(),
     /// Counts requests.
     asked: AtomicU64,
+    /// The longest that it took a thread since [`Trimmer::pause`] last asked, µs.
+    took_us: AtomicU64,
 }
 
 impl Trimmer {
@@ -38,6 +48,7 @@ impl Trimmer {
         Self {
             trim,
             asked: AtomicU64::new(0),
+            took_us: AtomicU64::new(0),
         }
     }
 
@@ -51,8 +62,18 @@ impl Trimmer {
     pub fn follow(&self) {
         let asked = self.asked.load(Ordering::Relaxed);
         if DONE.replace(asked) != asked {
+            let began = Instant::now();
             (self.trim)();
+            let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.took_us.fetch_max(took_us, Ordering::Relaxed);
         }
+    }
+
+    /// How long to wait before asking for what has just become free.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        let took = Duration::from_micros(self.took_us.swap(0, Ordering::Relaxed));
+        took.saturating_mul(SHARE).max(SOON)
     }
 }
 
@@ -133,6 +154,16 @@ mod tests {
             });
         }
         assert_eq!(CALLS.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn what_takes_long_is_asked_for_seldom() {
+        let trimmer = Trimmer::new(|| std::thread::sleep(Duration::from_millis(20)));
+        assert_eq!(trimmer.pause(), SOON);
+        trimmer.ask();
+        trimmer.follow();
+        assert!(trimmer.pause() >= Duration::from_secs(1));
+        assert_eq!(trimmer.pause(), SOON);
     }
 
     fn due(trim: &mut Trim, accepted: u64, connections: u64, ticks: u32) -> u32 {
