@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What hostile connections cost the node, and what they cost the attacker.
 
-    .venv/bin/python benchmarks/hostile.py [--alone | --sustained] [KIND]...
+    .venv/bin/python benchmarks/hostile.py [--alone | --sustained] [--write] [KIND]...
 
 Two tables: what one connection of each kind costs with the limits out of the way, and what an
 address gets by repeating it as fast as it can with the default limits. A well-behaved one stands
 beside. Each kind has a node of its own. Python is a slow attacker: where a table says that an
 attack costs the same, one in C pays a half to a third.
-Prints the tables; a run of all kinds is written to `results/`.
+Prints the tables; a run of all kinds is written to `results/`, one of some kinds with `--write`.
 """
 
 from __future__ import annotations
@@ -68,13 +68,15 @@ def main(arguments: list[str]) -> int:
     """Prints the tables; 2 for a kind that there is not."""
     chosen = [word for word in arguments if not word.startswith("--")]
     wanted = [word.removeprefix("--") for word in arguments if word.startswith("--")]
+    is_written = "--write" in arguments or not chosen
+    wanted = [name for name in wanted if name != "write"]
     unknown = [kind for kind in chosen if kind not in KINDS]
     unknown += [name for name in wanted if name not in TABLES]
     if unknown:
         print(f"no such: {', '.join(unknown)}; there are: {', '.join([*TABLES, *KINDS])}")
         return 2
     measured = {name: told(name, chosen or list(KINDS)) for name in wanted or TABLES}
-    if not chosen:
+    if is_written:
         write(measured)
     return 0
 
