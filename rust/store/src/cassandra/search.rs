@@ -36,11 +36,21 @@ const MOST_FILTERS: i32 = 2048;
 const CONVERSATION: usize = 512;
 const FIRST_IDS: usize = 64;
 
-/// Segments that are read at a time at most.
-const WAVE: usize = 16;
+/// Segments that are read at a time, first and at most.
+const FIRST_WAVE: usize = 4;
+const WAVE: usize = 64;
 
-/// A segment that may have answers.
-type Candidate = Span;
+/// Segments that one request reads at most, and between two of which it may read what has no answer:
+/// a request costs as much as some twenty rows.
+const RUN: usize = 16;
+const GAP: u32 = 2;
+
+/// A segment that may have answers, and its place among all that were looked at.
+#[derive(Clone, Copy)]
+struct Candidate {
+    place: u32,
+    span: Span,
+}
 
 /// The segments of one search, filter after filter.
 struct Segments<'a> {
@@ -50,6 +60,8 @@ struct Segments<'a> {
     /// Not read yet: segments that begin in here.
     rest: Span,
     step: i32,
+    /// How many were looked at.
+    place: u32,
     is_over: bool,
 }
 
@@ -73,7 +85,7 @@ impl Segments<'_> {
         );
         let (mut count, mut candidates) = (0, Vec::new());
         let (plan, is_from_end) = (self.plan, self.is_from_end);
-        let (rest, is_over) = (&mut self.rest, &mut self.is_over);
+        let (rest, is_over, place) = (&mut self.rest, &mut self.is_over, &mut self.place);
         let deadline = self.reader.deadline;
         servers
             .pages(deadline, statement, values, |rows| {
@@ -81,6 +93,7 @@ impl Segments<'_> {
                 for row in rows.map_err(Failure::answer)? {
                     let (first, last, filter) = row.map_err(Failure::answer)?;
                     count += 1;
+                    *place += 1;
                     if is_from_end {
                         rest.before = first;
                     } else {
@@ -93,10 +106,12 @@ impl Segments<'_> {
                         continue;
                     }
                     if may_match(plan, filter.unwrap_or_default()) {
-                        candidates.push(Span {
+                        let span = Span {
                             after: first - 1,
                             before: last.saturating_add(1),
-                        });
+                        };
+                        let place = *place;
+                        candidates.push(Candidate { place, span });
                     }
                 }
                 Ok(ControlFlow::Continue(()))
@@ -154,17 +169,18 @@ pub(super) async fn find(
         is_from_end,
         rest,
         step: FIRST_FILTERS,
+        place: 0,
         is_over: newest.is_none(),
     };
-    // A word that is everywhere is in the first one.
-    let mut wave = 1;
+    // A word that is everywhere is in the first ones.
+    let mut wave = FIRST_WAVE;
     while found.len() < limit
         && let Some(candidates) = segments.next().await?
     {
         let mut rest = candidates.as_slice();
         while found.len() < limit && !rest.is_empty() {
             let (now, later) = rest.split_at(wave.min(rest.len()));
-            let mut some = read(reader, &plan, now, is_from_end, limit).await?;
+            let mut some = read(reader, &plan, &runs(now), is_from_end, limit).await?;
             found.append(&mut some);
             rest = later;
             wave = (wave * 2).min(WAVE);
@@ -222,11 +238,28 @@ async fn ends(reader: &Reader, before: i64) -> Result<Option<(i64, i64)>, Failur
     Ok(row.and_then(|(first, last)| Some((first, last?))))
 }
 
-/// What the candidates have, all of them at a time.
+/// What is read at once: candidates that are near one another, in their order.
+fn runs(candidates: &[Candidate]) -> Vec<Span> {
+    let mut runs: Vec<(Span, u32, usize)> = Vec::new();
+    for candidate in candidates {
+        let (span, place) = (candidate.span, candidate.place);
+        match runs.last_mut() {
+            Some((run, last, count)) if place - *last <= GAP && *count < RUN => {
+                run.after = run.after.min(span.after);
+                run.before = run.before.max(span.before);
+                (*last, *count) = (place, *count + 1);
+            }
+            _ => runs.push((span, place, 1)),
+        }
+    }
+    runs.into_iter().map(|(run, ..)| run).collect()
+}
+
+/// What the spans have, all of them at a time.
 async fn read(
     reader: &Reader,
     plan: &Arc<Plan>,
-    candidates: &[Candidate],
+    candidates: &[Span],
     is_from_end: bool,
     limit: usize,
 ) -> Result<Vec<ArchivedMessage>, Failure> {
@@ -382,4 +415,29 @@ async fn gather(reader: &Reader, after: i64) -> Result<Vec<Segment>, Failure> {
         });
     }
     Ok(segments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_near_one_another_are_read_at_once() {
+        let candidate = |place: u32| Candidate {
+            place,
+            span: Span {
+                after: 1000 - i64::from(place) * 10,
+                before: 1010 - i64::from(place) * 10,
+            },
+        };
+        let ends = |places: &[u32]| -> Vec<(i64, i64)> {
+            let candidates: Vec<Candidate> = places.iter().copied().map(candidate).collect();
+            let runs = runs(&candidates);
+            runs.iter().map(|run| (run.after, run.before)).collect()
+        };
+        assert_eq!(ends(&[]), []);
+        assert_eq!(ends(&[3, 4, 6, 9]), [(940, 980), (910, 920)]);
+        let all: Vec<u32> = (1..=20).collect();
+        assert_eq!(ends(&all), [(840, 1000), (800, 840)]);
+    }
 }
