@@ -64,6 +64,7 @@ pub(crate) fn open(config: &NodeConfig, bridge: &Arc<Bridge>) -> Result<Opened, 
             let read = Arc::clone(&store);
             let readings = move || StoreReadings {
                 queued: read.stats().queued,
+                // A search reads what its index does not have yet: every text is found at once.
                 search_lag: 0.0,
             };
             Ok(Opened {
@@ -105,6 +106,7 @@ fn cassandra(config: &NodeConfig, options: &Options, bridge: &Arc<Bridge>) -> Ca
         read_wait: Duration::from_secs(options.read_seconds),
         write_wait: Duration::from_secs(options.write_seconds),
         retention: (days > 0).then(|| Duration::from_secs(days * 24 * 3600)),
+        most_messages: Some(config.archive.messages_per_account).filter(|most| *most > 0),
         watcher: watcher(Arc::clone(bridge)),
         ..CassandraConfig::new(options.contact_points.clone(), &options.keyspace)
     }

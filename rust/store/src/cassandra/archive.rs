@@ -379,7 +379,14 @@ impl<'a> Turn<'a> {
             let record = one.record;
             self.state
                 .apply(record.peer.bare_str(), record.id.0, record.inbox);
+            if self.archives().ttl_s != 0 {
+                self.state
+                    .remember_last(record.peer.bare_str(), record.id.0, &record.stanza);
+            }
         }
+        self.slot
+            .grown
+            .fetch_add(batch.len() as u64, Ordering::Relaxed);
         if self.slot.behind_ms.load(Ordering::Acquire) == 0 {
             let now = self.archives().now_ms();
             self.slot.behind_ms.store(now, Ordering::Release);

@@ -51,6 +51,9 @@ pub(super) struct Slot {
     pub(super) behind_ms: AtomicU64,
     /// Messages that no segment of the search has.
     pub(super) unsealed: AtomicU64,
+    /// Messages that came since the archive's size was looked at, and when that was.
+    pub(super) grown: AtomicU64,
+    pub(super) trimmed_ms: AtomicU64,
     used_ms: AtomicU64,
 }
 
@@ -102,11 +105,13 @@ pub(super) struct Archives {
     runs: Mutex<HashMap<Uuid, bool>>,
     /// How long messages are kept, seconds; 0: for ever.
     pub(super) ttl_s: i32,
+    /// How many messages of each owner are kept.
+    pub(super) most: Option<u64>,
     pub(super) packs: Packs,
 }
 
 impl Archives {
-    pub(super) fn new(run: Uuid, retention: Option<Duration>) -> Self {
+    pub(super) fn new(run: Uuid, retention: Option<Duration>, most: Option<u64>) -> Self {
         // Twenty years are the servers' limit.
         const MAX_S: u64 = 20 * 365 * 24 * 60 * 60;
         let seconds = retention.map_or(0, |keep| keep.as_secs().clamp(1, MAX_S));
@@ -116,6 +121,7 @@ impl Archives {
             run,
             runs: Mutex::default(),
             ttl_s: i32::try_from(seconds).unwrap_or(i32::MAX),
+            most,
             packs: Packs::new(),
         }
     }
@@ -145,6 +151,16 @@ impl Archives {
         };
         slot.used_ms.store(now, Ordering::Relaxed);
         slot
+    }
+
+    /// Whether an archive may have outgrown its bound: by an eighth, or by less an hour ago.
+    pub(super) fn is_grown(&self, slot: &Slot) -> bool {
+        const HOUR_MS: u64 = 60 * 60 * 1000;
+        let grown = slot.grown.load(Ordering::Relaxed);
+        self.most.is_some_and(|most| {
+            let looked = slot.trimmed_ms.load(Ordering::Relaxed);
+            grown >= (most / 8).max(1) || (grown > 0 && looked + HOUR_MS <= self.now_ms())
+        })
     }
 
     /// The owners of whom something is to be done.

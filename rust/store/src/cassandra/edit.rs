@@ -4,6 +4,7 @@
 use super::archive::Turn;
 use super::archives::{bucket_of, flags_column, read_flags};
 use super::error::Failure;
+use super::inbox::keep_row;
 use super::reader::{packed, unpacked};
 use super::servers::Row;
 use super::{from_cql, to_cql};
@@ -11,6 +12,7 @@ use crate::stanza::{corrected, tombstone};
 use antiphon_routing::archive::{Edit, Flags, Reference, id_hash};
 use antiphon_xmpp::Jid;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// What stands for a retracted message of which nothing could be read.
 const EMPTY: &[u8] = b"<message xmlns='jabber:client'/>";
@@ -56,15 +58,21 @@ impl Turn<'_> {
         };
         let is_corrected = kept.flags.has(Flags::SUPERSEDED);
         if matches!(edit, Edit::Retract { .. }) {
+            self.unkeep(peer, id).await?;
             if is_corrected {
                 for correction in self.corrections(peer, id, is_out).await?.0 {
+                    self.unkeep(peer, correction.id).await?;
                     self.change_one(peer, correction, edit).await?;
                 }
             }
             return self.change_one(peer, kept, edit).await;
         }
         let (corrections, is_last) = self.corrections(peer, id, is_out).await?;
-        let newest = corrections.first().map(|newest| newest.id);
+        let newest = corrections.first().map(|newest| {
+            let stanza = unpacked(&newest.stanza, self.owner, peer, newest.flags);
+            stanza.map(|stanza| (newest.id, Arc::from(stanza)))
+        });
+        let newest = newest.transpose()?;
         self.change_one(peer, kept, edit).await?;
         for earlier in corrections.into_iter().skip(1) {
             self.change_one(peer, earlier, edit).await?;
@@ -73,6 +81,21 @@ impl Turn<'_> {
             Some(newest) => self.preview(peer, (id, is_last), newest).await,
             None => Ok(()),
         }
+    }
+
+    /// What is retracted is not in the conversation's row either.
+    async fn unkeep(&mut self, peer: &str, id: u64) -> Result<(), Failure> {
+        let Some(entry) = self.state.entries.get_mut(peer) else {
+            return Ok(());
+        };
+        entry.last.take_if(|last| last.0 == id);
+        if entry.kept_id != id {
+            return Ok(());
+        }
+        entry.kept_id = 0;
+        let servers = &self.engine.servers;
+        let row = keep_row(servers, self.owner, (peer, 0), EMPTY);
+        servers.write(self.deadline, &[row]).await
     }
 
     /// A message of this archive.
@@ -215,7 +238,7 @@ impl Turn<'_> {
         &mut self,
         peer: &str,
         (id, is_last): (u64, bool),
-        correction: u64,
+        (correction, stanza): (u64, Arc<[u8]>),
     ) -> Result<(), Failure> {
         let Some(entry) = self.state.entries.get_mut(peer) else {
             return Ok(());
@@ -226,6 +249,9 @@ impl Turn<'_> {
         }
         entry.last_id = correction;
         entry.is_behind = true;
+        if self.engine.archives.ttl_s != 0 {
+            entry.last = Some((correction, stanza));
+        }
         self.flush().await
     }
 }

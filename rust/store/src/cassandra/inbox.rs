@@ -4,7 +4,8 @@ use super::archive::Turn;
 use super::archives::{InboxRow, State, bucket_of, read_flags};
 use super::engine::Engine;
 use super::error::Failure;
-use super::reader::{Reader, unpacked};
+use super::queue::GROUP_BYTES;
+use super::reader::{Reader, packed, unpacked};
 use super::servers::{Row, Servers};
 use super::{from_cql, to_cql};
 use antiphon_routing::archive::{
@@ -12,6 +13,7 @@ use antiphon_routing::archive::{
     InboxFilter, InboxPage, InboxSlice, REFERENCE_REACH, Reference,
 };
 use antiphon_xmpp::Jid;
+use scylla::response::query_result::QueryRowsResult;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -40,6 +42,8 @@ pub(super) struct Entry {
     pub(super) kept_id: u64,
     /// The row is behind.
     pub(super) is_behind: bool,
+    /// A message and its id that the row is to have: messages go by age, conversations do not.
+    pub(super) last: Option<(u64, Arc<[u8]>)>,
 }
 
 impl Entry {
@@ -53,6 +57,7 @@ impl Entry {
             counted_upto: from_cql(row.6.unwrap_or(0)),
             kept_id: from_cql(row.7.unwrap_or(0)),
             is_behind: false,
+            last: None,
         }
     }
 
@@ -105,6 +110,15 @@ impl State {
         }
     }
 
+    /// The last message of a conversation is to be in its row, too.
+    pub(super) fn remember_last(&mut self, peer: &str, id: u64, stanza: &Arc<[u8]>) {
+        if let Some(entry) = self.entries.get_mut(peer)
+            && entry.last_id == id
+        {
+            entry.last = Some((id, Arc::clone(stanza)));
+        }
+    }
+
     /// Whether the conversation's row knew of a message before the process died.
     pub(super) fn is_counted(&self, peer: &str, id: u64) -> bool {
         let entry = self.entries.get(peer);
@@ -137,6 +151,9 @@ pub(super) async fn flush(
         );
         let bytes = owner.len() + peer.len() + 64;
         rows.push(Row::new(&servers.statements.inbox_put, values, bytes));
+        if let Some((id, stanza)) = &entry.last {
+            rows.push(keep_row(servers, owner, (peer, *id), stanza));
+        }
     }
     let values = (
         servers.clock.next(),
@@ -151,14 +168,43 @@ pub(super) async fn flush(
         values,
         owner.len(),
     ));
-    for batch in rows.chunks(ROWS) {
+    let mut rest = rows.as_slice();
+    while !rest.is_empty() {
+        let (batch, later) = rest.split_at(fitting_rows(rest));
         servers.write(deadline, batch).await?;
+        rest = later;
     }
     drop(rows);
-    for entry in state.entries.values_mut() {
+    for entry in state.entries.values_mut().filter(|entry| entry.is_behind) {
         entry.is_behind = false;
+        if let Some((id, _)) = entry.last.take() {
+            entry.kept_id = id;
+        }
     }
     Ok(())
+}
+
+/// How many of these rows make one batch: at least one.
+fn fitting_rows(rows: &[Row<'_>]) -> usize {
+    let mut bytes = 0;
+    let fitting = rows.iter().take(ROWS).take_while(|row| {
+        bytes += row.bytes;
+        bytes <= GROUP_BYTES
+    });
+    fitting.count().max(1)
+}
+
+/// A conversation's row gets this message.
+pub(super) fn keep_row<'a>(
+    servers: &'a Servers,
+    owner: &str,
+    (peer, id): (&str, u64),
+    stanza: &[u8],
+) -> Row<'a> {
+    let kept = packed(stanza, owner, peer, Flags::OUT);
+    let bytes = kept.len() + owner.len() + peer.len();
+    let values = (servers.clock.next(), to_cql(id), kept, owner, peer);
+    Row::new(&servers.statements.inbox_keep, values, bytes)
 }
 
 impl Turn<'_> {
@@ -381,7 +427,10 @@ async fn complete(
     owner: &Jid,
     entries: Vec<(Box<str>, Entry)>,
 ) -> Result<Vec<InboxEntry>, Failure> {
-    let archived = entries.iter().filter(|(_, e)| e.kept_id != e.last_id);
+    let is_aging = engine.archives.ttl_s != 0;
+    let archived = entries
+        .iter()
+        .filter(|(_, e)| is_aging || e.kept_id != e.last_id);
     let ids: Vec<u64> = archived.map(|(_, e)| e.last_id).collect();
     let mut stanzas: HashMap<u64, Box<[u8]>> = HashMap::new();
     if !ids.is_empty() {
@@ -390,12 +439,26 @@ async fn complete(
             stanzas.insert(message.id.0, message.stanza);
         }
     }
+    for (_, entry) in &entries {
+        if let Some((id, stanza)) = &entry.last {
+            stanzas.entry(*id).or_insert_with(|| (**stanza).into());
+        }
+    }
+    let gone = entries
+        .iter()
+        .filter(|(_, e)| !stanzas.contains_key(&e.last_id));
+    let mut kept = match gone.count() {
+        0 => HashMap::new(),
+        1 if entries.len() == 1 => kept(engine, deadline, owner, Some(&entries[0].0)).await?,
+        _ => kept(engine, deadline, owner, None).await?,
+    };
     let mut complete = Vec::with_capacity(entries.len());
     for (peer, entry) in entries {
-        let stanza = match stanzas.remove(&entry.last_id) {
-            Some(stanza) => stanza,
-            None => kept(engine, deadline, owner, &peer, entry.last_id).await?,
-        };
+        let stanza = stanzas.remove(&entry.last_id).or_else(|| {
+            let (id, stanza) = kept.remove(&peer)?;
+            (id == entry.last_id).then_some(stanza)
+        });
+        let stanza = stanza.unwrap_or_default();
         complete.push(InboxEntry {
             peer: Jid::parse(&peer).map_err(Failure::answer)?,
             last_id: ArchiveId(entry.last_id),
@@ -409,24 +472,38 @@ async fn complete(
     Ok(complete)
 }
 
-/// The last message out of the conversation's own row; empty if it is not there.
+/// The messages that conversations' own rows have, with their ids; of one, or of all.
 async fn kept(
     engine: &Engine,
     deadline: Instant,
     owner: &Jid,
-    peer: &str,
-    last_id: u64,
-) -> Result<Box<[u8]>, Failure> {
+    peer: Option<&str>,
+) -> Result<HashMap<Box<str>, (u64, Box<[u8]>)>, Failure> {
     let servers = &engine.servers;
-    let statement = &servers.statements.inbox_kept;
-    let values = (owner.bare_str(), peer);
-    let rows = servers.rows(deadline, statement, values).await?;
-    let row: Option<(Option<i64>, Option<&[u8]>)> =
-        rows.maybe_first_row().map_err(Failure::answer)?;
-    match row {
-        Some((Some(id), Some(stored))) if from_cql(id) == last_id => {
-            unpacked(stored, owner.bare_str(), peer, Flags::OUT)
+    let mut found = HashMap::new();
+    let take = |rows: &QueryRowsResult| {
+        type Kept<'r> = (Option<&'r str>, Option<i64>, Option<&'r [u8]>);
+        for row in rows.rows::<Kept<'_>>().map_err(Failure::answer)? {
+            if let (Some(peer), Some(id), Some(stored)) = row.map_err(Failure::answer)? {
+                let stanza = unpacked(stored, owner.bare_str(), peer, Flags::OUT)?;
+                found.insert(peer.into(), (from_cql(id), stanza));
+            }
         }
-        _ => Ok(Box::default()),
+        Ok(ControlFlow::Continue(()))
+    };
+    let owner = owner.bare_str();
+    let statements = &servers.statements;
+    match peer {
+        Some(peer) => {
+            let statement = &statements.inbox_kept;
+            servers
+                .pages(deadline, statement, (owner, peer), take)
+                .await?;
+        }
+        None => {
+            let statement = &statements.inbox_kept_all;
+            servers.pages(deadline, statement, (owner,), take).await?;
+        }
     }
+    Ok(found)
 }

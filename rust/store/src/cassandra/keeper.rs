@@ -5,9 +5,13 @@ use super::archive::flush_behind;
 use super::archives::Slot;
 use super::engine::Engine;
 use super::error::Failure;
+use super::reader::Reader;
 use super::search::{UNSEALED, seal};
 use super::servers::Row;
-use super::to_cql;
+use super::{from_cql, to_cql};
+use antiphon_routing::archive::ArchiveId;
+use antiphon_routing::store::Write;
+use antiphon_xmpp::Jid;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -48,7 +52,8 @@ async fn round(engine: &Arc<Engine>) {
     let is_due = |slot: &Slot| {
         let behind = slot.behind_ms.load(Ordering::Acquire);
         let is_behind = behind != 0 && behind + BEHIND_MS <= now;
-        is_behind || slot.unsealed.load(Ordering::Relaxed) >= u64::from(UNSEALED)
+        let is_unsealed = slot.unsealed.load(Ordering::Relaxed) >= u64::from(UNSEALED);
+        is_behind || is_unsealed || archives.is_grown(slot)
     };
     let mut tasks = JoinSet::new();
     for (owner, slot) in archives.due(is_due) {
@@ -65,6 +70,9 @@ async fn round(engine: &Arc<Engine>) {
             if behind != 0 && behind + BEHIND_MS <= now {
                 let _ = flush_behind(&engine, Instant::now() + PATIENCE, &owner, &slot).await;
             }
+            if engine.archives.is_grown(&slot) {
+                let _ = trim(&engine, Instant::now() + PATIENCE, &owner, &slot).await;
+            }
         });
     }
     for (owner, slot) in archives.spare() {
@@ -80,6 +88,52 @@ async fn round(engine: &Arc<Engine>) {
         });
     }
     while tasks.join_next().await.is_some() {}
+}
+
+/// Has the oldest messages of an owner deleted where there are more than the operator allows: by
+/// his lane, as if he did it himself.
+///
+/// # Errors
+/// The servers are away.
+async fn trim(
+    engine: &Arc<Engine>,
+    deadline: Instant,
+    owner: &str,
+    slot: &Arc<Slot>,
+) -> Result<(), Failure> {
+    let archives = &engine.archives;
+    let Some(most) = archives.most else {
+        return Ok(());
+    };
+    let grown = slot.grown.swap(0, Ordering::Relaxed);
+    slot.trimmed_ms.store(archives.now_ms(), Ordering::Relaxed);
+    let read = async {
+        let jid = Jid::parse(owner).map_err(Failure::answer)?;
+        let reader = Reader::new(engine, deadline, &jid).await?;
+        Ok((reader.beyond(most).await?, jid))
+    };
+    let (oldest, jid) = match read.await {
+        Ok(found) => found,
+        Err(failure) => {
+            slot.grown.fetch_add(grown, Ordering::Relaxed);
+            return Err(failure);
+        }
+    };
+    if let Some(oldest) = oldest {
+        let purge = Write::ArchivePurge {
+            owner: jid,
+            peer: None,
+            before: ArchiveId(from_cql(oldest) + 1),
+        };
+        let slot = Arc::clone(slot);
+        let done = move |outcome: Result<(), _>| {
+            if outcome.is_err() {
+                slot.grown.fetch_add(grown, Ordering::Relaxed);
+            }
+        };
+        engine.write(purge, Box::new(done));
+    }
+    Ok(())
 }
 
 /// Writes everything that is behind, and that this process ended in order.

@@ -120,6 +120,8 @@ pub struct CassandraConfig {
     pub threads: usize,
     /// How long archived messages are kept; `None`: for ever.
     pub retention: Option<Duration>,
+    /// How many of each owner; the oldest go some time after there are more. `None`: all.
+    pub most_messages: Option<u64>,
     /// When accounts are created.
     pub clock: Clock,
     /// Told of outages.
@@ -146,6 +148,7 @@ impl CassandraConfig {
             connections_per_node: 1,
             threads: 2,
             retention: None,
+            most_messages: None,
             clock: crate::sqlite::system_clock(),
             watcher: Arc::new(drop),
         }
@@ -242,7 +245,7 @@ impl Cassandra {
             account_changes: Arc::default(),
             counted: Counted::default(),
             counters: Counters::default(),
-            archives: Archives::new(run(), config.retention),
+            archives: Archives::new(run(), config.retention, config.most_messages),
             tell,
             runtime: runtime.handle().clone(),
             clock: config.clock,

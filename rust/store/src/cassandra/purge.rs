@@ -4,10 +4,11 @@
 use super::archive::Turn;
 use super::archives::{HeadRow, bucket_of, buckets, read_flags};
 use super::error::Failure;
-use super::reader::{packed, unpacked};
+use super::inbox::keep_row;
+use super::reader::unpacked;
 use super::servers::{Row, Servers};
 use super::{from_cql, to_cql};
-use antiphon_routing::archive::{ArchiveId, Flags};
+use antiphon_routing::archive::ArchiveId;
 use antiphon_routing::store::OfflineRecord;
 use antiphon_xmpp::Jid;
 use std::collections::{HashMap, HashSet};
@@ -182,11 +183,7 @@ impl Turn<'_> {
             let Some(stanza) = stanzas.get(id) else {
                 continue;
             };
-            let kept = packed(stanza, self.owner, name, Flags::OUT);
-            let bytes = kept.len() + name.len();
-            let values = (self.now(), to_cql(*id), kept, self.owner, &**name);
-            let statement = &self.servers().statements.inbox_keep;
-            rows.push(Row::new(statement, values, bytes));
+            rows.push(keep_row(self.servers(), self.owner, (name, *id), stanza));
         }
         for batch in rows.chunks(ROWS / 4) {
             self.servers().write(self.deadline, batch).await?;

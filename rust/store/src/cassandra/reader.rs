@@ -270,6 +270,25 @@ impl Reader {
         Ok(())
     }
 
+    /// The newest message above which there are `most`; `None`: there are no more than those.
+    pub(super) async fn beyond(&self, most: u64) -> Result<Option<i64>, Failure> {
+        let all = Span {
+            after: -1,
+            before: i64::MAX,
+        };
+        let (mut left, mut found) = (most, None);
+        self.heads(all, true, i32::MAX, |row| {
+            if left == 0 {
+                found = Some(row.0);
+                return ControlFlow::Break(());
+            }
+            left -= 1;
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(found)
+    }
+
     /// The ids of a conversation in a span, in the order of the query, at most `limit`.
     pub(super) async fn of_peer(
         &self,

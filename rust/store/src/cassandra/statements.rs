@@ -206,7 +206,8 @@ statements! {
         "SELECT peer, last_id, unread, read_id, box, muted_until_ms, counted_upto, kept_id, \
          flushed_upto, unsealed, sealed_upto, prefs, run, \
          WRITETIME(last_id), WRITETIME(flushed_upto) FROM inbox WHERE owner = ?";
-    inbox_kept: Read = "SELECT kept_id, kept FROM inbox WHERE owner = ? AND peer = ?";
+    inbox_kept: Read = "SELECT peer, kept_id, kept FROM inbox WHERE owner = ? AND peer = ?";
+    inbox_kept_all: Read = "SELECT peer, kept_id, kept FROM inbox WHERE owner = ?";
     inbox_put: Write =
         "INSERT INTO inbox (owner, peer, last_id, unread, read_id, box, muted_until_ms, \
          counted_upto) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";

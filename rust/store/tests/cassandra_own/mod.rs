@@ -285,10 +285,10 @@ fn what_is_older_than_the_operator_keeps_goes_by_itself() {
     }
     let keyspace = Keyspace::new();
     let config = CassandraConfig {
-        retention: Some(Duration::from_secs(4)),
+        retention: Some(Duration::from_secs(6)),
         ..keyspace.config()
     };
-    let store = Cassandra::open(config).unwrap();
+    let store = Cassandra::open(config.clone()).unwrap();
     let [romeo, juliet] = pair(&store);
     for n in 1..4 {
         put(&store, keep(&romeo, message(&romeo, JULIET, ROMEO, n, "x"))).unwrap();
@@ -312,4 +312,56 @@ fn what_is_older_than_the_operator_keeps_goes_by_itself() {
     assert_eq!(rows(&keyspace, "SELECT id FROM KS.archive"), 0);
     assert_eq!(wait(store.archive_ends(&romeo)).unwrap(), None);
     assert_eq!(record(&store, &romeo).archive.newest, ArchiveId(at(3).0));
+    // The conversation stays, with its last message; what was retracted does not.
+    let shown = |store: &Cassandra| {
+        let entry = wait(store.inbox_entry(&romeo, &juliet)).unwrap().unwrap();
+        String::from_utf8(entry.stanza.into()).unwrap()
+    };
+    assert!(
+        shown(&store).contains("<body>x</body>"),
+        "{}",
+        shown(&store)
+    );
+    let last = message(&romeo, JULIET, ROMEO, 4, "secret");
+    put(&store, keep(&romeo, last)).unwrap();
+    store.close();
+    let store = Cassandra::open(config).unwrap();
+    assert!(shown(&store).contains("secret"), "{}", shown(&store));
+    put(&store, retract(4)).unwrap();
+    eventually("all gone", || all(&store, &romeo).is_empty());
+    assert!(!shown(&store).contains("secret"), "{}", shown(&store));
+}
+
+#[test]
+fn what_is_more_than_the_operator_keeps_goes_before_long() {
+    if server().is_none() {
+        return;
+    }
+    let keyspace = Keyspace::new();
+    let config = CassandraConfig {
+        most_messages: Some(40),
+        ..keyspace.config()
+    };
+    let store = Cassandra::open(config).unwrap();
+    let [romeo, juliet] = pair(&store);
+    for n in 1..=100 {
+        put(&store, keep(&romeo, message(&romeo, JULIET, ROMEO, n, "x"))).unwrap();
+    }
+    let newest: Vec<u64> = (61..=100).collect();
+    eventually("fewer", || all(&store, &romeo) == newest);
+    assert_eq!(unread(&store, &romeo, &juliet), Some(100));
+    // A few more are let be for a while.
+    for n in 101..105 {
+        put(&store, keep(&romeo, message(&romeo, JULIET, ROMEO, n, "x"))).unwrap();
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(all(&store, &romeo).len(), 44);
+    put(
+        &store,
+        keep(&romeo, message(&romeo, JULIET, ROMEO, 105, "x")),
+    )
+    .unwrap();
+    eventually("fewer again", || {
+        all(&store, &romeo) == (66..=105).collect::<Vec<u64>>()
+    });
 }
