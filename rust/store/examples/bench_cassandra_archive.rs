@@ -27,6 +27,10 @@ use std::time::{Duration, Instant};
 /// Until the inbox's rows and the last segments are written too.
 const SETTLE: Duration = Duration::from_secs(13);
 
+/// As in the product.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [mode, point, keyspace, server, texts, ..] = arguments.as_slice() else {
