@@ -74,11 +74,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--volatile", action="store_true", help="quick tables, no restart")
     parser.add_argument("--tuned", action="store_true", help="for measurements")
     parser.add_argument("--jmx", action="store_true", help="allow nodetool")
+    parser.add_argument(
+        "--java", action="append", default=[], metavar="OPTION", help="of the virtual machine"
+    )
 
 
 def _settings(asked: argparse.Namespace) -> Settings:
     names = ("version", "nodes", "address", "port", "heap_mb", "sync", "volatile", "tuned", "jmx")
-    return Settings(**{name: getattr(asked, name) for name in names})
+    return Settings(**{name: getattr(asked, name) for name in names}, java=tuple(asked.java))
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
