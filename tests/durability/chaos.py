@@ -23,7 +23,7 @@ from support.cassandra import Cassandra, Settings
 from support.keyspaces import Keyspaces
 from support.server import ROOT
 
-from . import trials
+from . import outage, trials
 from .crowd import Crowd
 from .node import Mortal
 
@@ -43,8 +43,7 @@ def main() -> int:
     if options.store == "sqlite":
         return 0 if _Chaos(options, report, dice, None).run() else 1
     with Cassandra(Settings(sync="batch")) as ring:
-        keyspaces = Keyspaces(ring.contact_points)
-        return 0 if _Chaos(options, report, dice, keyspaces).run() else 1
+        return 0 if _Chaos(options, report, dice, ring).run() else 1
 
 
 def _options() -> argparse.Namespace:
@@ -56,6 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=6.0, help="of load before the cuts")
     parser.add_argument("--people", type=int, default=40)
     parser.add_argument("--store", choices=("sqlite", "cassandra"), default="sqlite")
+    parser.add_argument("--outage", type=float, default=60.0, help="seconds without Cassandra")
     parser.add_argument("--seed", type=int)
     return parser.parse_args()
 
@@ -68,10 +68,11 @@ class _Chaos:
         options: argparse.Namespace,
         report: dict[str, object],
         dice: random.Random,
-        keyspaces: Keyspaces | None,
+        ring: Cassandra | None,
     ) -> None:
         self._options, self._report, self._dice = options, report, dice
-        self._keyspaces = keyspaces
+        self._ring = ring
+        self._keyspaces = None if ring is None else Keyspaces(ring.contact_points)
         self._is_right = True
 
     def run(self) -> bool:
@@ -88,7 +89,9 @@ class _Chaos:
             with self._node() as node:
                 crowd = Crowd(node.people(options.people))
                 self._tell("lost connections", asyncio.run(trials.drops(node, crowd, 20.0, 0.5)))
-        for number in range(0 if self._keyspaces is not None else options.runs):
+        if self._ring is not None and options.outage:
+            self._outage(self._ring)
+        for number in range(0 if self._ring is not None else options.runs):
             with self._node() as node:
                 crowd = Crowd(node.people(options.people))
                 figures, control = asyncio.run(
@@ -100,6 +103,27 @@ class _Chaos:
         self._report["is_right"] = self._is_right
         _write(options.folder, self._report)
         return self._is_right
+
+    def _outage(self, ring: Cassandra) -> None:
+        with self._node() as node:
+            accounts = node.people(self._options.people + 2)
+            crowd = Crowd(accounts[:-2], window=400)
+            pair = (accounts[-2], accounts[-1])
+            found = asyncio.run(outage.pause(node, ring, crowd, pair, self._options.outage))
+        figures = {
+            "seconds": self._options.outage,
+            "delivered": len(found.delivered_s),
+            "slowest_s": round(max(found.delivered_s, default=0.0), 3),
+            "acknowledged_meanwhile": found.acknowledged,
+            "grown_bytes": found.grown_bytes,
+            "recovered_s": round(found.recovered_s, 1),
+            "acknowledged": len(crowd.ledger.acknowledged),
+            "findings": found.findings.counts,
+            "examples": str(found.findings),
+        }
+        print(f"outage: {figures}", flush=True)
+        self._is_right &= not found.findings and found.acknowledged == 0
+        self._report["outage"] = figures
 
     @contextmanager
     def _node(self) -> Iterator[Mortal]:

@@ -20,6 +20,8 @@ from .node import Mortal
 from .trials import judge_wire
 
 BEAT_S = 0.2
+SLOW_S = 0.5
+"""How long a slow replica does nothing at a time."""
 GRACE_S = 1.0
 """What was under way when the store went may still be acknowledged or delivered."""
 
@@ -118,6 +120,27 @@ async def crawl(node: Mortal, pair: tuple[Account, Account], sync_s: float) -> l
     for client in (a, b):
         await client.close()
     return beats
+
+
+async def slow_one(node: Mortal, ring: Cassandra, crowd: Crowd, seconds: float) -> Findings:
+    """One replica of three does nothing for most of the time; the others acknowledge."""
+    crowd.start(node.door)
+    await asyncio.sleep(2.0)
+    before = len(crowd.ledger.acknowledged)
+    end = time.monotonic() + seconds
+    try:
+        while time.monotonic() < end:
+            ring.pause(2)
+            await asyncio.sleep(SLOW_S)
+            ring.resume(2)
+            await asyncio.sleep(SLOW_S / 5)
+    finally:
+        ring.resume(2)
+    assert len(crowd.ledger.acknowledged) > before, "a slow replica holds up everything"
+    await crowd.settle(120.0)
+    accounts = [member.account for member in crowd.members]
+    await crowd.close()
+    return await judge_wire(node, accounts, crowd.ledger)
 
 
 async def lose_one(node: Mortal, ring: Cassandra, crowd: Crowd, seconds: float) -> Findings:

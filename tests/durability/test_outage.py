@@ -47,6 +47,16 @@ async def test_while_cassandra_is_frozen_chats_go_on_and_acknowledgements_wait(
     assert not found.findings, str(found.findings)
 
 
+async def test_with_one_replica_of_three_slow_messages_are_kept_and_acknowledged(
+    cassandra_ring: Cassandra,
+) -> None:
+    with node_on(cassandra_ring) as node:
+        crowd = Crowd(node.people(PEOPLE))
+        findings = await outage.slow_one(node, cassandra_ring, crowd, 6.0)
+    assert not findings, str(findings)
+    assert len(crowd.ledger.acknowledged) > 200
+
+
 async def test_with_one_replica_of_three_gone_messages_are_kept_and_acknowledged(
     cassandra_ring: Cassandra,
 ) -> None:
