@@ -253,7 +253,11 @@ impl Driver {
                 }
             }
             Update::Broken(error) => self.complain("etcd watch broken", &error),
-            Update::Restored => self.log(Level::Info, "etcd watch restored", &[]),
+            Update::Restored => {
+                if self.is_new("etcd watch restored".to_owned()) {
+                    self.log(Level::Info, "etcd watch restored", &[]);
+                }
+            }
         }
     }
 
