@@ -1,6 +1,8 @@
 //! The agent's calls as requests to etcd, and etcd's keys as the agent's changes.
 
 use crate::etcd::{Change as Changed, Check, Client, EtcdError, KeyValue, Op};
+use crate::id::{Incarnation, NodeId};
+use crate::map::ShardMap;
 use crate::talk::{Answer, Call, Change, LeaseId, Listed, Revision, Stored};
 use bytes::Bytes;
 
@@ -181,19 +183,28 @@ fn transaction(keys: &Keys, call: Call) -> (Vec<Check>, Vec<Op>) {
             revision,
             me,
             nodes,
-        } => {
-            let key = keys.key("map");
-            let mut checks = vec![
-                Check::Modified(key.clone(), revision.0),
-                Check::Value(keys.key("leader"), me.to_string().into_bytes().into()),
-            ];
-            let left_out = nodes.iter();
-            checks.extend(left_out.map(|(id, at)| Check::Modified(keys.node(id.as_str()), at.0)));
-            (checks, vec![put(key, map.to_bytes(), LeaseId(0))])
-        }
+        } => publication(keys, &map, (revision, me), &nodes),
         // Not transactions; the caller has them elsewhere.
         Call::List | Call::Grant { .. } | Call::Keepalive { .. } | Call::Revoke { .. } => {
             (Vec::new(), Vec::new())
         }
     }
+}
+
+/// The map goes out if it follows the one that it was made from, its planner still is the planner,
+/// and nobody whom it leaves out has come back.
+fn publication(
+    keys: &Keys,
+    map: &ShardMap,
+    (revision, me): (Revision, Incarnation),
+    left_out: &[(NodeId, Revision)],
+) -> (Vec<Check>, Vec<Op>) {
+    let key = keys.key("map");
+    let mut checks = vec![
+        Check::Modified(key.clone(), revision.0),
+        Check::Value(keys.key("leader"), me.to_string().into_bytes().into()),
+    ];
+    let absent = left_out.iter();
+    checks.extend(absent.map(|(id, at)| Check::Modified(keys.node(id.as_str()), at.0)));
+    (checks, vec![put(key, map.to_bytes(), LeaseId(0))])
 }
