@@ -574,6 +574,10 @@ async fn a_user_logs_in_and_again_when_the_token_has_run_out() {
         .expect("a new token");
     assert_eq!(values_until(&mut watch, "2").await, ["2"]);
     assert!(clock.holds());
+    drop(lease);
+    let other = client.grant(20).await.expect("lease");
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(client.keep_alive(other).await, Ok(20));
     assert!(!format!("{client:?}").contains("secret"));
 }
 

@@ -261,9 +261,14 @@ impl Client {
     /// [`EtcdError::LeaseGone`]: it is not there any more.
     pub async fn keep_alive(&self, lease: i64) -> Result<u64, EtcdError> {
         let mut failed = Vec::new();
-        for _ in 0..self.0.endpoints.len() {
+        let mut is_renewed = false;
+        while failed.len() < self.0.endpoints.len() {
             self.0.metrics.call(false);
             match self.keep_alive_at_one(lease).await {
+                // The token was too old, and the next attempt fetches another.
+                Err(EtcdError::Auth(_)) if !is_renewed && self.0.options.user.is_some() => {
+                    is_renewed = true;
+                }
                 Err(error) if error.is_of_the_endpoint() => failed.push(error),
                 answer => return answer,
             }

@@ -92,7 +92,8 @@ pub enum Taken {
 
 /// The node, as the links see it. Called on the runtime's threads; nothing here may block.
 pub trait Receiver: Send + Sync + 'static {
-    /// The next unit of this peer and class, in order, each once in the peer's life.
+    /// The next unit of this peer and class, in order, each once in the peer's life. It shares the
+    /// memory of its frame ([`FRAME_BYTES`]): what is kept for long is copied.
     fn receive(&self, from: Incarnation, class: Class, number: u64, unit: Bytes) -> Taken;
 
     /// What became of units that this node sent, in the order in which it came to be.
