@@ -15,12 +15,17 @@ use antiphon_cluster::id::{Incarnation, NodeId};
 use antiphon_cluster::link::{Class, LinkEvent, SendError, Taken, Target, Why};
 use antiphon_cluster::relay::Outcome;
 use antiphon_cluster::talk::Note;
+use antiphon_cluster::tls::Files;
 use bytes::Bytes;
 use folder::Folder;
 use link_kit::{Authority, Node, Plan, Proxy, number, send_for_sure, unit, wait};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Each with the others in its view.
 fn join(nodes: &[&Node]) {
@@ -469,4 +474,72 @@ fn a_stopped_peer_holds_nobody_up() {
     }
     b.wait_for(2_000);
     assert!(TAKEN.load(Ordering::SeqCst) < 2_000);
+}
+
+/// A client of TLS that believes this authority and shows these files, if any.
+fn connector(ca: &std::path::Path, files: Option<&Files>) -> tokio_rustls::TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_file(ca).expect("ca");
+    roots.add(ca).expect("added");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots);
+    let config = match files {
+        None => builder.with_no_client_auth(),
+        Some(files) => {
+            let certificate = files.certificate.as_ref().expect("set");
+            let certificate = CertificateDer::from_pem_file(certificate).expect("read");
+            let key = PrivateKeyDer::from_pem_file(files.key.as_ref().expect("set"));
+            builder
+                .with_client_auth_cert(vec![certificate], key.expect("read"))
+                .expect("certificate")
+        }
+    };
+    Arc::new(config).into()
+}
+
+#[test]
+fn strangers_at_the_port_change_nothing() {
+    let folder = Folder::new("links");
+    let authority = Authority::new("cluster");
+    let a_files = authority.issue(&folder.0, "a");
+    let ca = a_files.ca.clone().expect("set");
+    let a = Plan::new("a", 1).start(a_files);
+    let b = Plan::new("b", 2).start(authority.issue(&folder.0, "b"));
+    let known = authority.issue(&folder.0, "x");
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let address = a.target.address.clone();
+    runtime.block_on(async {
+        let noise: [&[u8]; 3] = [b"GET / HTTP/1.1\r\n\r\n", &[0; 4096], b"\x16\x03\x01"];
+        for bytes in noise.iter().cycle().take(60) {
+            let mut socket = TcpStream::connect(&address).await.expect("open");
+            let _ = socket.write_all(bytes).await;
+        }
+        for files in [None, Some(&known)] {
+            for bytes in noise {
+                let socket = TcpStream::connect(&address).await.expect("open");
+                let name = ServerName::try_from("a").expect("name");
+                let tls = connector(&ca, files).connect(name, socket).await;
+                let mut tls = tls.expect("the server's side is good");
+                let _ = tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+                let _ = tls.write_all(bytes).await;
+                let mut answer = Vec::new();
+                let ended = tls.read_to_end(&mut answer);
+                let ended = tokio::time::timeout(Duration::from_secs(3), ended).await;
+                if files.is_none() {
+                    assert!(
+                        ended.expect("at once").is_err(),
+                        "no certificate, no service"
+                    );
+                }
+            }
+        }
+    });
+    assert!(a.lines.has("link refused peer=?"));
+    join(&[&a, &b]);
+    send_for_sure(&b, a.life(), &unit(1, 4));
+    a.wait_for(1);
+    assert_eq!(a.links.stats().len(), 2, "nobody but b is known");
 }
