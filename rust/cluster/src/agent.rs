@@ -158,6 +158,8 @@ pub struct Agent {
     last_keepalive: Mono,
     // What etcd says.
     counter: u32,
+    /// The life that the last try to join asked for; the counter may have moved on since.
+    asked: Incarnation,
     records: BTreeMap<String, Record>,
     leader: Option<Incarnation>,
     has_leader: bool,
@@ -169,6 +171,8 @@ pub struct Agent {
     contact: Option<Mono>,
     contact_since: Mono,
     is_gone_told: bool,
+    /// Something did not read: everything is read again then.
+    relist: Option<Mono>,
     peers: peers::Peers,
     planning: planning::Planning,
     pub(crate) planted: Planted,
@@ -191,6 +195,7 @@ impl Agent {
             retry: Mono(0),
             last_keepalive: Mono(0),
             counter: 0,
+            asked: Incarnation(0),
             records: BTreeMap::new(),
             leader: None,
             has_leader: false,
@@ -200,6 +205,7 @@ impl Agent {
             contact: None,
             contact_since: Mono(0),
             is_gone_told: false,
+            relist: None,
             peers: peers::Peers::default(),
             planning: planning::Planning::default(),
             planted: Planted::default(),
@@ -357,8 +363,9 @@ impl Agent {
             }
             (Life::Creating, Some(lease)) => {
                 let counter = self.counter;
+                self.asked = Incarnation(counter + 1);
                 let member = Member {
-                    incarnation: Incarnation(counter + 1),
+                    incarnation: self.asked,
                     ..member
                 };
                 let create = Call::Create {
@@ -379,9 +386,10 @@ impl Agent {
             self.out(OutReason::LeasePassed, out);
             return;
         }
-        // Whoever must ask etcd before each acknowledgement asks often.
+        // Whoever must ask etcd before each acknowledgement asks often; so does who got no answer.
         let timing = self.config.timing;
-        let every = match now < standing.sure_until {
+        let is_late = now.since(standing.confirmed) > timing.keepalive_ms + timing.call_ms;
+        let every = match now < standing.sure_until && !is_late {
             true => timing.keepalive_ms,
             false => timing.ping_ms,
         };
@@ -396,6 +404,11 @@ impl Agent {
                 let me = self.me;
                 self.call(now, Kind::Campaign, Call::Campaign { lease, me }, out);
             }
+        }
+        if self.relist.is_some_and(|at| now >= at) && !self.is_calling(Kind::List) {
+            // Until an answer has come.
+            self.relist = Some(now.after(timing.gap_ms));
+            self.call(now, Kind::List, Call::List, out);
         }
         self.ping(now, settled, out);
         self.ask_whether_etcd_is_gone(now, out);
@@ -511,7 +524,7 @@ impl Agent {
             (Kind::Publish, Answer::Txn(is_done)) => self.planning.published(now, is_done),
             (Kind::Keepalive, Answer::Alive(true))
             | (Kind::Campaign | Kind::Revoke, Answer::Txn(_)) => {}
-            _ => out.push(Output::Alert(Alert::BadAnswer)),
+            _ => self.garbage(now, Alert::BadAnswer, out),
         }
     }
 
@@ -532,7 +545,7 @@ impl Agent {
     fn was_put(&mut self, now: Mono, is_done: bool, out: &mut Vec<Output>) {
         match (self.life, is_done) {
             (Life::Creating, true) => {
-                self.me = Incarnation(self.counter + 1);
+                self.me = self.asked;
                 self.life = Life::In;
                 self.fence.confirmed(self.lease_sent);
                 out.push(Output::Joined(self.me));
@@ -556,11 +569,12 @@ impl Agent {
 
     fn listed(&mut self, now: Mono, listed: Listed, out: &mut Vec<Output>) {
         self.counter = listed.counter;
+        self.relist = None;
         self.records.clear();
         for (key, stored) in listed.nodes {
-            self.node_changed(key, Some(stored), out);
+            self.node_changed(now, key, Some(stored), out);
         }
-        self.leader_changed(listed.leader, out);
+        self.leader_changed(now, listed.leader, out);
         self.map_changed(now, listed.map, out);
         match self.life {
             Life::Listing if self.records.contains_key(self.config.id.as_str()) => {
@@ -596,7 +610,7 @@ impl Agent {
         let found = record.filter(|r| self.lease.is_some() && r.lease == self.lease);
         match found.and_then(|r| r.member.as_ref()).map(|m| m.incarnation) {
             Some(incarnation) => {
-                self.counter = incarnation.0 - 1;
+                self.asked = incarnation;
                 self.life = Life::Creating;
                 self.was_put(now, true, out);
             }
@@ -610,14 +624,20 @@ impl Agent {
 
     fn changed(&mut self, now: Mono, change: Change, out: &mut Vec<Output>) {
         match change {
-            Change::Node(key, stored) => self.node_changed(key, stored, out),
-            Change::Leader(stored) => self.leader_changed(stored, out),
+            Change::Node(key, stored) => self.node_changed(now, key, stored, out),
+            Change::Leader(stored) => self.leader_changed(now, stored, out),
             Change::Map(stored) => self.map_changed(now, stored, out),
             Change::Counter(version) => self.counter = version,
         }
     }
 
-    fn node_changed(&mut self, key: String, stored: Option<Stored>, out: &mut Vec<Output>) {
+    fn node_changed(
+        &mut self,
+        now: Mono,
+        key: String,
+        stored: Option<Stored>,
+        out: &mut Vec<Output>,
+    ) {
         let Some(stored) = stored else {
             self.records.remove(&key);
             return;
@@ -631,7 +651,7 @@ impl Agent {
                 Some(member)
             }
             Err(error) => {
-                out.push(Output::Alert(Alert::BadMember(error)));
+                self.garbage(now, Alert::BadMember(error), out);
                 None
             }
         };
@@ -646,16 +666,21 @@ impl Agent {
         }
     }
 
-    fn leader_changed(&mut self, stored: Option<Stored>, out: &mut Vec<Output>) {
+    fn leader_changed(&mut self, now: Mono, stored: Option<Stored>, out: &mut Vec<Output>) {
         self.has_leader = stored.is_some();
-        self.leader = stored.and_then(|stored| {
-            let text = std::str::from_utf8(&stored.value).ok();
-            let read = text.and_then(|text| text.parse().ok()).map(Incarnation);
-            if read.is_none() {
-                out.push(Output::Alert(Alert::BadLeader));
-            }
-            read
+        self.leader = stored.as_ref().and_then(|stored| {
+            let text = std::str::from_utf8(&stored.value).ok()?;
+            text.parse().ok().map(Incarnation)
         });
+        if self.has_leader && self.leader.is_none() {
+            self.garbage(now, Alert::BadLeader, out);
+        }
+    }
+
+    /// No decision is taken on what does not read; after a while it is read again.
+    fn garbage(&mut self, now: Mono, alert: Alert, out: &mut Vec<Output>) {
+        self.relist = Some(now.after(self.config.timing.gap_ms));
+        out.push(Output::Alert(alert));
     }
 
     fn map_changed(&mut self, now: Mono, stored: Option<Stored>, out: &mut Vec<Output>) {
@@ -673,7 +698,7 @@ impl Agent {
                 }
                 self.adopt(now, Arc::new(map), out);
             }
-            Err(error) => out.push(Output::Alert(Alert::BadMap(error))),
+            Err(error) => self.garbage(now, Alert::BadMap(error), out),
         }
     }
 

@@ -87,8 +87,9 @@ pub struct Fence {
     timing: Timing,
     /// When the latest good keepalive (or the grant) was sent; `None`: no lease.
     confirmed: Option<Mono>,
-    /// Until then most of the view agree that etcd is gone.
-    frozen_until: Mono,
+    /// When the last two questions were asked upon which most of the view agreed that etcd is gone,
+    /// the later one first.
+    frozen: [Option<Mono>; 2],
     links: BTreeMap<Incarnation, Link>,
     /// The others of the view.
     view: Vec<Incarnation>,
@@ -102,7 +103,7 @@ impl Fence {
         Self {
             timing,
             confirmed: None,
-            frozen_until: Mono(0),
+            frozen: [None; 2],
             links: BTreeMap::new(),
             view: Vec::new(),
             planted: Planted::default(),
@@ -112,29 +113,38 @@ impl Fence {
     /// etcd granted the lease, or kept it alive, upon a call sent then.
     pub fn confirmed(&mut self, sent: Mono) {
         self.confirmed = self.confirmed.max(Some(sent));
-        self.frozen_until = Mono(0);
+        self.frozen = [None; 2];
     }
 
     /// etcd does not know the lease.
     pub fn lost(&mut self) {
         self.confirmed = None;
-        self.frozen_until = Mono(0);
+        self.frozen = [None; 2];
     }
 
     /// Most of the view agreed that etcd is gone, upon a question sent then.
     pub fn frozen(&mut self, asked: Mono) {
-        self.frozen_until = self.frozen_until.max(asked.after(self.timing.freeze_ms));
+        if self.frozen[0].is_none_or(|last| last < asked) {
+            self.frozen = [Some(asked), self.frozen[0]];
+        }
     }
 
-    /// etcd answered: whatever the others said of it is over.
-    pub fn thawed(&mut self) {
-        self.frozen_until = Mono(0);
+    /// Somebody said otherwise to the question that was asked then. What was agreed before holds
+    /// for its time: whoever plans leaves a lease time after etcd came back.
+    pub fn denied(&mut self, asked: Mono) {
+        if self.frozen[0] == Some(asked) {
+            self.frozen = [self.frozen[1], None];
+        }
+    }
+
+    fn frozen_until(&self) -> Mono {
+        self.frozen[0].map_or(Mono(0), |asked| asked.after(self.timing.freeze_ms))
     }
 
     /// Whether only the word of the others keeps it in.
     #[must_use]
     pub fn is_frozen(&self, now: Mono) -> bool {
-        now >= self.deadline() && now < self.frozen_until
+        now >= self.deadline() && now < self.frozen_until()
     }
 
     /// Whether it has a lease at all, as far as it knows.
@@ -193,7 +203,7 @@ impl Fence {
     /// What this process may do, from `now` on.
     #[must_use]
     pub fn standing(&self, now: Mono) -> Standing {
-        let valid_until = self.deadline().max(self.frozen_until);
+        let valid_until = self.deadline().max(self.frozen_until());
         let confirmed = self.confirmed.unwrap_or_default();
         let needed = links_needed(self.view.len() + 1);
         let mut proofs: Vec<Mono> = self
@@ -210,7 +220,7 @@ impl Fence {
             Some(last) => proofs.get(last).copied().unwrap_or_default(),
         };
         // Nobody can revoke a lease in an etcd that is gone.
-        let by_links = by_links.max(self.frozen_until);
+        let by_links = by_links.max(self.frozen_until());
         Standing {
             sure_until: by_links.min(valid_until),
             valid_until,
@@ -342,7 +352,11 @@ mod tests {
             standing.acknowledge(Mono(9_590), Mono(12_500)),
             Acknowledge::Barred
         );
-        fence.thawed();
+        // A later question is denied: the earlier agreement holds for its time.
+        fence.frozen(Mono(10_000));
+        fence.denied(Mono(10_000));
+        assert!(fence.is_frozen(Mono(9_700)) && !fence.is_frozen(Mono(12_600)));
+        fence.lost();
         assert_eq!(
             fence
                 .standing(Mono(9_700))

@@ -21,7 +21,7 @@ enum Hold {
     /// It is here.
     Serving { since: Epoch },
     /// It is going; still here are writes under way.
-    Going,
+    Going { since: Epoch },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,12 +39,16 @@ struct Coming {
 /// What the node has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Forget the entities of this shard at once, and never acknowledge what was theirs.
+    /// Forget the entities of this shard at once, and never acknowledge what was theirs: a commit
+    /// of a write that was made before counts for nothing, even if the shard comes back here (it
+    /// may have landed below the delete of the new take-up). So a write knows its
+    /// [`Verdict::Accept`]'s `since`.
     Drop {
         /// Which.
         shard: Shard,
     },
-    /// Take nothing more for this shard, end what is under way, then call [`Holdings::flushed`].
+    /// Take nothing more for this shard, end what is under way (writes; deliveries to sockets on
+    /// links that are up), then call [`Holdings::flushed`].
     Release {
         /// Which.
         shard: Shard,
@@ -61,7 +65,10 @@ pub enum Effect {
         is_clean: bool,
     },
     /// Make the archives of this shard ready, then call [`Holdings::taken_up`]. Not clean: read the
-    /// newest id at QUORUM, start [`crate::HEAD_START_MS`] ahead, and kill everything in between.
+    /// newest id *and the mark of the last take-up* at QUORUM, begin above both and
+    /// [`crate::HEAD_START_MS`] ahead of the clock, store that beginning as the mark, and kill
+    /// everything in between. Without the mark a successor whose clock is behind could begin below
+    /// the delete of one that died before it wrote, and lose its own rows to it.
     TakeUp {
         /// Which.
         shard: Shard,
@@ -79,7 +86,8 @@ pub enum Effect {
         /// Of which time of ownership.
         since: Epoch,
     },
-    /// Everything is there: what was parked for this shard goes on.
+    /// Everything is there: what was parked for this shard goes on, when the registries of all
+    /// shards of this step are in place.
     Serve {
         /// Which.
         shard: Shard,
@@ -210,7 +218,16 @@ impl Holdings {
     #[must_use]
     pub fn may_finish(&self, shard: Shard) -> bool {
         let hold = self.shards.get(usize::from(shard));
-        matches!(hold, Some(Hold::Serving { .. } | Hold::Going))
+        matches!(hold, Some(Hold::Serving { .. } | Hold::Going { .. }))
+    }
+
+    /// Under which time of ownership the writes of a shard that is served or going were made.
+    #[must_use]
+    pub fn since(&self, shard: Shard) -> Option<Epoch> {
+        match self.shards.get(usize::from(shard)) {
+            Some(Hold::Serving { since } | Hold::Going { since }) => Some(*since),
+            _ => None,
+        }
     }
 
     /// Shards that are served while the map still names who releases them: what the planner is told.
@@ -228,6 +245,15 @@ impl Holdings {
             .collect()
     }
 
+    /// How a shard is held, for logs and people.
+    #[must_use]
+    pub fn describe(&self, shard: Shard) -> String {
+        match self.shards.get(usize::from(shard)) {
+            Some(hold) => format!("{hold:?} by map {}", self.epoch()),
+            None => "no such shard".into(),
+        }
+    }
+
     /// A shard that is coming: who has not reported yet, for the log of one that takes long.
     #[must_use]
     pub fn missing(&self, shard: Shard) -> Vec<Incarnation> {
@@ -243,7 +269,9 @@ impl Holdings {
         if self.is_fenced || !is_newer || usize::from(map.shards()) != self.shards.len() {
             return;
         }
+        // A map without this process is not its to report by: nobody would know it.
         let before = self.map.replace(map.clone());
+        let before = before.filter(|before| before.knows(self.me));
         for shard in 0..map.shards() {
             let known = before.as_ref().and_then(|b| b.slot(shard)).map(|s| s.since);
             self.shard_moved(&map, shard, out);
@@ -299,9 +327,9 @@ impl Holdings {
         }
         let must_release = from == Some(self.me);
         match &self.shards[at] {
-            Hold::Going => {}
-            Hold::Serving { .. } if must_release => {
-                self.shards[at] = Hold::Going;
+            Hold::Going { .. } => {}
+            Hold::Serving { since } if must_release => {
+                self.shards[at] = Hold::Going { since: *since };
                 out.push(Effect::Release { shard });
             }
             Hold::Away { told } if must_release && *told < slot.since => {
@@ -337,7 +365,7 @@ impl Holdings {
     /// What was under way for a shard that goes is ended.
     pub fn flushed(&mut self, shard: Shard, out: &mut Vec<Effect>) {
         let at = usize::from(shard);
-        if self.shards.get(at) != Some(&Hold::Going) {
+        if !matches!(self.shards.get(at), Some(Hold::Going { .. })) {
             return;
         }
         let slot = self

@@ -87,8 +87,8 @@ pub struct QueueFull;
 /// What a peer must not do: the connection is closed, and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Breach {
-    /// Stanzas are missing: connect again.
-    #[error("stanzas are missing in between")]
+    /// Something is missing: connect again.
+    #[error("something is missing in between")]
     Gap,
     /// More than there was room for.
     #[error("more was sent than there was room for")]
@@ -203,13 +203,15 @@ impl<T: Clone> Outbound<T> {
     /// What the receiver says: outcomes that are new, in order.
     ///
     /// # Errors
-    /// [`Breach::Unsent`]: close the connection. Nothing has changed then.
+    /// [`Breach`]: close the connection. Nothing has changed then.
     pub fn heard(&mut self, words: &Words) -> Result<Vec<(u64, Outcome)>, Breach> {
         if self.connection != Some(words.connection) {
             return Ok(Vec::new());
         }
+        if words.first > self.seen + 1 {
+            return Err(Breach::Gap);
+        }
         let is_unsent = words.received > self.highest
-            || words.first > self.seen + 1
             || words
                 .outcomes
                 .iter()

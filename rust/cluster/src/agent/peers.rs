@@ -107,6 +107,14 @@ impl Agent {
             .is_none_or(|at| now.since(at) >= self.config.timing.gap_ms)
     }
 
+    /// As the others are told: it is gone, or was until a moment ago. This node would plan nothing
+    /// for a lease time, so whoever has not reached etcd again may go on until shortly before.
+    fn is_etcd_gone_or_fresh(&self, now: Mono) -> bool {
+        let timing = self.config.timing;
+        let fresh_ms = timing.lease_ms - timing.freeze_ms - timing.margin_ms;
+        self.is_etcd_gone(now) || now.since(self.contact_since) < fresh_ms
+    }
+
     /// Freezes if most of the view say that etcd is gone and nobody says anything else.
     fn count_etcd_gone(&mut self) {
         let question = &self.peers.is_etcd_gone;
@@ -139,7 +147,7 @@ impl Agent {
             Note::IsEtcdGone { ask } => {
                 let answer = Note::EtcdGone {
                     ask,
-                    is_gone: self.is_etcd_gone(now) && self.life == Life::In,
+                    is_gone: self.is_etcd_gone_or_fresh(now) && self.life == Life::In,
                     epoch: self.epoch(),
                 };
                 out.push(Output::Note(from, answer));
@@ -204,7 +212,8 @@ impl Agent {
             self.count_etcd_gone();
         } else {
             question.is_denied = true;
-            self.fence.thawed();
+            let asked = question.asked;
+            self.fence.denied(asked);
         }
     }
 

@@ -87,6 +87,10 @@ impl Agent {
         let is_quiet =
             now.since(self.contact_since) < timing.lease_ms && !self.planted.has(Bug::SkipQuiet);
         let is_current = self.epoch() == self.planning.etcd_epoch;
+        if !is_current && self.relist.is_none() {
+            // A peer knows a newer map than etcd's watch has brought.
+            self.relist = Some(now.after(timing.gap_ms));
+        }
         if now < self.planning.not_before || !is_current || (is_quiet && self.map.is_some()) {
             return;
         }

@@ -77,7 +77,7 @@ fn a_peer_that_breaks_the_rules_is_found() {
         from.heard(&words(0, 1, &[(1, Outcome::Done)])),
         Err(Breach::Unsent)
     );
-    assert_eq!(from.heard(&words(1, 2, &[])), Err(Breach::Unsent));
+    assert_eq!(from.heard(&words(1, 2, &[])), Err(Breach::Gap));
 }
 
 #[test]
@@ -92,6 +92,24 @@ fn a_frame_of_an_earlier_connection_is_dropped() {
     assert_eq!(to.receive(again).unwrap(), [(1, 5, 7)]);
     assert_eq!(to.receive(late).unwrap(), []);
     assert_eq!(from.counts().again, 1);
+}
+
+#[test]
+fn a_frame_that_comes_twice_is_taken_once() {
+    let twice = |planted: Planted| {
+        let (mut from, mut to) = (Outbound::new(100), Inbound::new(100));
+        to.planted = planted;
+        connect(&mut from, &mut to, 1);
+        from.push(5, 7).unwrap();
+        let frame = from.frame(10).unwrap();
+        to.receive(frame.clone()).unwrap().len() + to.receive(frame).unwrap().len()
+    };
+    assert_eq!(twice(Planted::default()), 1);
+    assert_eq!(
+        twice(Planted::new(Some(Bug::SkipSeen))),
+        2,
+        "the check sees it"
+    );
 }
 
 const REQUEST: u64 = 0;
