@@ -10,7 +10,7 @@ use crate::etcd::{Client, EtcdError, Update, Watch};
 use crate::id::Incarnation;
 use crate::link::{LinkEvent, Links, Target};
 use crate::log::Level;
-use crate::talk::{Alert, Answer, Call, Note, OutReason};
+use crate::talk::{Alert, Answer, Call, OutReason};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -86,8 +86,6 @@ async fn membership(parts: Parts, mut orders: mpsc::UnboundedReceiver<Command>) 
         answer,
         watch: None,
         listing: None,
-        creating: None,
-        back_ms: None,
         known: BTreeMap::new(),
         targets: Vec::new(),
         said: HashMap::new(),
@@ -148,11 +146,6 @@ struct Driver {
     watch: Option<Watch>,
     /// The call that the watch's first snapshot answers.
     listing: Option<u64>,
-    /// The call that puts this node in: until it is answered the watch waits, or the agent would
-    /// see the count of lives that this very call raised, and take the next one for its own.
-    creating: Option<u64>,
-    /// When etcd answered again.
-    back_ms: Option<u64>,
     /// Where peers of the map are, also when their record is absent for a while.
     known: BTreeMap<Incarnation, Target>,
     targets: Vec<Target>,
@@ -184,9 +177,7 @@ impl Driver {
                 order = orders.recv() => self.order(order.unwrap_or(Command::Stop)),
                 Some(event) = heard.recv() => self.link(event),
                 Some((number, answer)) = answers.recv() => self.answered(number, answer),
-                Some(update) = next(&mut self.watch), if self.creating.is_none() => {
-                    self.watched(update);
-                }
+                Some(update) = next(&mut self.watch) => self.watched(update),
                 Some(_) = self.calls.join_next() => {}
             }
         }
@@ -221,9 +212,6 @@ impl Driver {
     }
 
     fn answered(&mut self, number: u64, answer: Result<Answer, EtcdError>) {
-        if self.creating == Some(number) {
-            self.creating = None;
-        }
         let answer = match answer {
             Ok(answer) => Some(answer),
             Err(error) => {
@@ -285,11 +273,7 @@ impl Driver {
                 self.watch = Some(Watch::follow(&self.parts.client, self.keys.all()));
             }
             Output::Call(number, call) => self.call(number, call),
-            Output::Note(to, note) => {
-                if !self.is_hasty(&note) {
-                    self.parts.links.note(to, &note);
-                }
-            }
+            Output::Note(to, note) => self.parts.links.note(to, &note),
             Output::Joined(me) => {
                 self.parts.links.joined(me);
                 self.parts.place.joined(me);
@@ -335,21 +319,7 @@ impl Driver {
         self.parts.links.joined(Incarnation(0));
     }
 
-    /// Whoever reaches etcd again first keeps it to himself until the others had the time for a
-    /// keepalive: his word would end their freeze, and with it their lives. A note may be lost, so
-    /// one that is not sent decides nothing.
-    fn is_hasty(&self, note: &Note) -> bool {
-        let timing = self.parts.options.config.timing;
-        let patience = timing.keepalive_ms + timing.call_ms;
-        let is_just_back = |at| clock::now_ms().saturating_sub(at) < patience;
-        matches!(note, Note::EtcdGone { is_gone: false, .. })
-            && self.back_ms.is_some_and(is_just_back)
-    }
-
     fn call(&mut self, number: u64, call: Call) {
-        if matches!(call, Call::Create { .. }) {
-            self.creating = Some(number);
-        }
         let client = self.parts.client.clone();
         let keys = self.keys.clone();
         let answer = self.answer.clone();
@@ -438,9 +408,6 @@ impl Driver {
     }
 
     fn alert(&mut self, alert: &Alert) {
-        if matches!(alert, Alert::EtcdBack) {
-            self.back_ms = Some(clock::now_ms());
-        }
         let (level, text) = describe(alert);
         if matches!(alert, Alert::EtcdGone | Alert::EtcdBack | Alert::Revoked(_))
             || self.is_new(text.clone())
