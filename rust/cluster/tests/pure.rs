@@ -1,6 +1,8 @@
 //! The deciding half of the crate has no socket, clock, thread or chance of its own: checked on its
 //! sources, since the other half of the crate may use all of them.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
