@@ -62,6 +62,8 @@ fn a_peer_that_breaks_the_rules_is_found() {
     };
     assert_eq!(to.receive(frame(2, &[1], 0)), Err(Breach::Gap));
     assert_eq!(to.receive(frame(1, &[15, 15], 0)), Err(Breach::Room));
+    // Nothing of it counts as received.
+    assert_eq!(to.words(1), None);
     assert_eq!(to.receive(frame(1, &[], 1)), Err(Breach::Unsent));
     let words = |received, first, outcomes: &[(u64, Outcome)]| Words {
         connection: 1,

@@ -10,6 +10,7 @@ use crate::id::{Epoch, Incarnation, Mono, Shard};
 use crate::map::ShardMap;
 use crate::parking::{Parking, ParkingLimits};
 use crate::planted::{Bug, Planted};
+use crate::rebuild::Rebuild;
 use crate::relay::{Frame, Inbound, Outbound, Outcome, Words};
 use crate::router::{Router, Send, Ticket};
 use crate::talk::{Answer, Change, Note};
@@ -148,7 +149,7 @@ pub(super) struct Process {
     bulk: Vec<(Incarnation, Sent)>,
     archives: BTreeMap<User, BTreeMap<Origin, Entry>>,
     registry: BTreeMap<User, BTreeSet<SessionId>>,
-    reports: BTreeMap<Shard, (Epoch, Vec<(User, SessionId)>)>,
+    rebuilds: BTreeMap<Shard, (Epoch, Rebuild<()>)>,
     sessions: BTreeMap<u64, Session>,
     writers: BTreeMap<User, Writer>,
     waiting: BTreeSet<(User, Origin)>,
@@ -183,7 +184,7 @@ impl Process {
             bulk: Vec::new(),
             archives: BTreeMap::new(),
             registry: BTreeMap::new(),
-            reports: BTreeMap::new(),
+            rebuilds: BTreeMap::new(),
             sessions: BTreeMap::new(),
             writers: BTreeMap::new(),
             waiting: BTreeSet::new(),
@@ -331,6 +332,9 @@ impl Process {
             .retain(|(peer, _), _| map.knows(*peer) || !was_in(*peer));
         self.inns
             .retain(|(peer, _), _| map.knows(*peer) || !was_in(*peer));
+        for (_, rebuild) in self.rebuilds.values_mut() {
+            rebuild.viewed(&map);
+        }
         for sessions in self.registry.values_mut() {
             sessions.retain(|s| map.knows(Incarnation(s.node)));
         }
@@ -406,11 +410,13 @@ impl Process {
 
     fn serve(&mut self, env: &mut Env, shard: Shard, since: Epoch) {
         env.note(|| format!("{} serves {shard} since {since}", self.me()));
-        let (at, known) = self.reports.remove(&shard).unwrap_or_default();
         let sessions = self.registry.entry(shard).or_default();
         sessions.clear();
-        if at == since {
-            sessions.extend(known.into_iter().map(|(_, session)| session));
+        if let Some((at, rebuild)) = self.rebuilds.remove(&shard)
+            && at == since
+        {
+            let known = rebuild.finish().sessions;
+            sessions.extend(known.into_iter().map(|(session, ())| session));
         }
         if let Some(map) = self.map() {
             let sessions = self.registry.entry(shard).or_default();
@@ -566,7 +572,11 @@ impl Process {
                     }
                 }
             }
-            Err(_) => {
+            Err(breach) => {
+                if breach != crate::relay::Breach::Gap {
+                    let text = format!("relay: {breach:?} of {peer} by {} on {wire}", self.me());
+                    env.fail(text);
+                }
                 if let Some(to) = env.pids.get(&peer).copied() {
                     env.at(3, Event::To(to, Msg::Broken(self.me(), wire)));
                 }
@@ -609,14 +619,18 @@ impl Process {
                     let me = self.agent.incarnation();
                     format!("{me} hears of {from}: {shards:?} {sessions:?}")
                 });
+                let Some(map) = holdings.map().cloned() else {
+                    return;
+                };
                 for (shard, since) in shards {
-                    let report = self.reports.entry(shard).or_insert((since, Vec::new()));
-                    if report.0 < since {
-                        *report = (since, Vec::new());
+                    let fresh = || (since, Rebuild::new(&map));
+                    let one = self.rebuilds.entry(shard).or_insert_with(fresh);
+                    if one.0 < since {
+                        *one = fresh();
                     }
-                    if report.0 == since {
+                    if one.0 == since {
                         let its = sessions.iter().filter(|(user, _)| *user == shard);
-                        report.1.extend(its.copied());
+                        one.1.reported(from, its.map(|(_, session)| (*session, ())));
                     }
                     holdings.reported((shard, since), from, &mut effects);
                 }
