@@ -28,7 +28,7 @@ xep = Xep(
     441,
     version="0.2.0",
     title="Message Archive Management Preferences",
-    requires=[313],
+    requires=[50, 313],
 )
 
 Default = Literal["always", "never", "roster"]
