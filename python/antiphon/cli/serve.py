@@ -46,9 +46,8 @@ def welcome(node: Node) -> None:
     """Tells a newcomer where to connect and how to create an account."""
     domain = node.config.domains[0]
     lines = [f"Antiphon {__version__} serves {', '.join(node.config.domains)}", ""]
-    for listener, (_kind, bound) in zip(
-        node.config.listeners(), node.core.addresses(), strict=False
-    ):
+    served = [one for one in node.config.listeners() if one.kind != "cluster"]
+    for listener, (_kind, bound) in zip(served, node.core.addresses(), strict=False):
         if listener.kind == "c2s":
             address = parse_address(bound)
             port = address[1] if address is not None else bound

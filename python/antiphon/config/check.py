@@ -27,6 +27,7 @@ def problems(config: Config, origin: Origin, options: Options) -> list[Problem]:
         *_components(config),
         *_mechanisms(config),
         *_backends(config),
+        *_cluster(config),
         *_modules(config, options),
     ]
     return [
@@ -130,14 +131,16 @@ def _listeners(config: Config) -> Found:
 
 
 def _listener(listener: Listener, path: Path) -> Found:
-    if listener.kind in ("s2s", "cluster"):
-        yield (*path, "kind"), f'"{listener.kind}" needs a later version; remove this listener'
+    if listener.kind == "s2s":
+        yield (*path, "kind"), '"s2s" needs a later version; remove this listener'
     if parse_address(listener.address) is None:
         yield (
             (*path, "address"),
             f'"{listener.address}" is not an IP address and port like 127.0.0.1:5222 or [::1]:5222',
         )
-    if listener.kind != "c2s" and listener.security == "starttls":
+    if listener.kind == "cluster" and listener.tls not in (None, "direct"):
+        yield (*path, "tls"), "nodes always speak under TLS, by [cluster.tls]; leave this out"
+    elif listener.kind != "c2s" and listener.security == "starttls":
         yield (
             (*path, "tls"),
             f'"starttls" is for c2s only; use "direct" or "none" for {listener.kind}',
@@ -198,11 +201,6 @@ def _mechanisms(config: Config) -> Found:
 def _backends(config: Config) -> Found:
     if config.storage.backend == "cassandra":
         yield from _cassandra(config)
-    if config.cluster.backend != "local":
-        yield (
-            ("cluster", "backend"),
-            f'this version supports "local" only; "{config.cluster.backend}" needs a later one',
-        )
 
 
 def _cassandra(config: Config) -> Found:
@@ -219,10 +217,91 @@ def _cassandra(config: Config) -> Found:
         yield from _readable((*path, "ca"), given.ca)
     elif given.certificate is not None:
         yield (*path, "certificate"), "needs the ca beside it, which turns TLS on"
-    if given.user is None and given.password is not None:
+    yield from _login(path, given.user, given.password)
+
+
+def _login(path: Path, user: str | None, password: str | None) -> Found:
+    if user is None and password is not None:
         yield (*path, "password"), "needs the user beside it"
-    if given.user is not None and given.password is None:
+    if user is not None and password is None:
         yield (*path, "user"), "needs password or password_file beside it"
+
+
+def _cluster(config: Config) -> Found:
+    path: Path = ("cluster",)
+    places = [n for n, one in enumerate(config.listener) if one.kind == "cluster"]
+    if not config.is_clustered:
+        for index in places:
+            yield (
+                ("listener", index, "kind"),
+                '"cluster" needs other nodes: set cluster.backend = "etcd" or remove this listener',
+            )
+        return
+    if config.storage.backend == "sqlite":
+        yield (
+            (*path, "backend"),
+            '"etcd" needs storage.backend = "cassandra": with SQLite each node has a file of its '
+            "own, and a message of another node's user would not be there",
+        )
+    if config.listener and not places:
+        yield (*path, "backend"), 'no listener takes other nodes; add one of kind = "cluster"'
+    for index in places[1:]:
+        yield ("listener", index, "kind"), f"listener[{places[0]}] is one already; keep one"
+    for key in ("ca", "certificate", "key"):
+        file: str | None = getattr(config.cluster.tls, key)
+        if file is None:
+            yield (*path, "tls", key), "is missing; nodes speak to each other under TLS only"
+        else:
+            yield from _readable((*path, "tls", key), file)
+    yield from _control(config)
+    yield from _etcd(config)
+
+
+def _control(config: Config) -> Found:
+    """The port of control calls, which is on the address of the cluster's listener."""
+    listener = config.cluster_listener()
+    address = parse_address(listener.address) if listener is not None else None
+    if listener is None or address is None:
+        return
+    if address[1] == 0:
+        at: Path = ("listener", config.listeners().index(listener), "address")
+        yield at, "other nodes must know the port; choose one"
+    host = listener.address.rpartition(":")[0]
+    control = Listener(kind="cluster", address=f"{host}:{config.cluster.control_port}")
+    for one in config.listeners():
+        if _overlap(one, control):
+            yield ("cluster", "control_port"), f"{control.address} is taken by {one.address}"
+
+
+def _etcd(config: Config) -> Found:
+    given, path = config.cluster.etcd, ("cluster", "etcd")
+    if not given.endpoints:
+        yield (*path, "endpoints"), "is empty; name the members, host:port"
+    for index, endpoint in enumerate(given.endpoints):
+        fault = endpoint_fault(endpoint, has_ca=given.ca is not None)
+        if fault is not None:
+            yield (*path, "endpoints", index), f'"{endpoint}" {fault}'
+    yield from _pair(path, given.certificate, given.key)
+    if given.ca is not None:
+        yield from _readable((*path, "ca"), given.ca)
+    elif given.certificate is not None:
+        yield (*path, "certificate"), "needs the ca beside it, which turns TLS on"
+    yield from _login(path, given.user, given.password)
+
+
+def endpoint_fault(endpoint: str, *, has_ca: bool) -> str | None:
+    """What is wrong with the address of a member of etcd; None if nothing is."""
+    scheme, mark, rest = endpoint.rpartition("://")
+    if mark and scheme not in ("http", "https"):
+        return "has an unknown scheme; write host:2379 or https://host:2379"
+    if scheme == "https" and not has_ca:
+        return "needs cluster.etcd.ca, the authority of its certificate"
+    host, colon, port = rest.rstrip("/").rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    is_host = host and (is_bracketed or not set(host) & set(" :/[]@?#"))
+    if not (colon and is_host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+        return "is not host:port"
+    return None
 
 
 def _modules(config: Config, options: Options) -> Found:

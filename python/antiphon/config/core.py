@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
+from antiphon import __version__
 from antiphon.config.check import parse_address
 from antiphon.config.schema import HTTP_PATHS, LOCAL_PATHS, Config, Listener
 
@@ -103,8 +105,47 @@ class CoreArchive(Struct, frozen=True, kw_only=True):
     page_max: int
 
 
-class CoreConfig(Struct, frozen=True, kw_only=True):
-    """The whole document."""
+class CoreEtcd(Struct, frozen=True, kw_only=True):
+    """`[cluster.etcd]` of the file."""
+
+    endpoints: tuple[str, ...]
+    prefix: str
+    ca: str | None
+    certificate: str | None
+    key: str | None
+    user: str | None
+    password: str | None
+
+
+class CoreClusterTls(Struct, frozen=True, kw_only=True):
+    """`[cluster.tls]` of the file."""
+
+    ca: str
+    certificate: str
+    key: str
+
+
+class CoreCluster(Struct, frozen=True, kw_only=True):
+    """A node's place among others; its name is `node_name` of the document.
+
+    `listen` is what is bound (`ip:port`), `relay` and `control` what the others are told
+    (`host:port`).
+    """
+
+    name: str
+    zone: str | None
+    listen: str
+    relay: str
+    control: str
+    version: str
+    etcd: CoreEtcd
+    tls: CoreClusterTls
+    etcd_loss: str
+    drain_seconds: int
+
+
+class CoreConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The whole document; `cluster` is left out for a node that is alone."""
 
     node_name: str
     data_dir: str
@@ -119,6 +160,7 @@ class CoreConfig(Struct, frozen=True, kw_only=True):
     handlers: tuple[CoreHandler, ...]
     modules: dict[str, bool]
     archive: CoreArchive
+    cluster: CoreCluster | None = None
 
 
 def core_config(
@@ -131,8 +173,8 @@ def core_config(
 ) -> CoreConfig:
     """`config` as the core wants it; what the features say of themselves comes from the registry.
 
-    `is_offline` leaves out every listener and certificate: for commands on the data of a node
-    that is stopped.
+    `is_offline` leaves out every listener and certificate, and the cluster: for commands on the
+    data of a node that is stopped.
     """
     listeners = () if is_offline else config.listeners()
     if is_offline:
@@ -143,7 +185,7 @@ def core_config(
         log_level=logging.getLevelNamesMapping()[config.log.level.upper()],
         worker_threads=config.node.worker_threads,
         hosts=tuple(hosts),
-        listeners=tuple(_listener(listener) for listener in listeners),
+        listeners=tuple(_listener(one) for one in listeners if one.kind != "cluster"),
         auth=CoreAuth(
             mechanisms=_mechanisms(config),
             scram_iterations=config.auth.scram_iterations,
@@ -158,6 +200,7 @@ def core_config(
         handlers=tuple(handlers),
         modules=dict(modules),
         archive=CoreArchive(**msgspec.structs.asdict(config.archive)),
+        cluster=None if is_offline else core_cluster(config),
     )
 
 
@@ -197,6 +240,52 @@ def websocket_url(config: Config, domain: str) -> str | None:
         if listener.security == "direct" and "/ws" in served_paths(listener) and address:
             return f"wss://{domain}:{address[1]}/ws"
     return None
+
+
+def core_cluster(config: Config) -> CoreCluster | None:
+    """The part about other nodes; None for a node that is alone."""
+    listener = config.cluster_listener()
+    if not config.is_clustered or listener is None:
+        return None
+    given = config.cluster
+    etcd = msgspec.structs.asdict(given.etcd)
+    tls = msgspec.structs.asdict(given.tls)
+    return CoreCluster(
+        name=given.name,
+        zone=config.node.zone,
+        listen=listener.address,
+        relay=advertised(config, int(listener.address.rpartition(":")[2])),
+        control=advertised(config, given.control_port),
+        version=__version__,
+        etcd=CoreEtcd(**{name: etcd[name] for name in CoreEtcd.__struct_fields__}),
+        tls=CoreClusterTls(**{name: tls[name] or "" for name in CoreClusterTls.__struct_fields__}),
+        etcd_loss=given.etcd_loss,
+        drain_seconds=given.drain_seconds,
+    )
+
+
+def advertised(config: Config, port: int) -> str:
+    """`host:port` under which other nodes reach a port of this one."""
+    listener = config.cluster_listener()
+    address = parse_address(listener.address) if listener is not None else None
+    host = config.cluster.advertise
+    if host is None and address is not None and not address[0].is_unspecified:
+        host = str(address[0])
+    if host is None:
+        host = socket.gethostname()
+    is_bare_v6 = ":" in host
+    return f"[{host}]:{port}" if is_bare_v6 else f"{host}:{port}"
+
+
+def control_address(config: Config, *, is_local: bool = False) -> str:
+    """`ip:port` of the control calls of this node; `is_local`: as a client beside it reaches it."""
+    listener = config.cluster_listener()
+    address = parse_address(listener.address) if listener is not None else None
+    host = "127.0.0.1" if address is None else str(address[0])
+    if is_local and address is not None and address[0].is_unspecified:
+        host = "::1" if address[0].version == 6 else "127.0.0.1"
+    port = config.cluster.control_port
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _storage(config: Config) -> CoreStorage:

@@ -26,6 +26,8 @@ _SAMPLES: Mapping[str, object] = {
     "domains": ["localhost"],
     "admins": ["admin@localhost"],
     "node.name": "a",
+    "node.zone": "zone-1",
+    "cluster.advertise": "a.nodes.example",
     "tls.certificate": "cert.pem",
     "tls.key": "key.pem",
     "auth.client_ca": "users-ca.pem",

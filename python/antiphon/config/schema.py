@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 from msgspec import Meta, Struct, field
 
 from antiphon._core import Jid
+from antiphon.config.clustered import RELAY_PORT, Cluster
 from antiphon.config.section import PATH, SECRET, Section
 from antiphon.config.stored import Archive, Storage
 
@@ -52,6 +53,14 @@ class Node(Section, frozen=True, kw_only=True):
             extra={"rule": "letters, digits, - and _, at most 63"},
         ),
     ] = field(default_factory=default_name)
+    zone: Annotated[
+        Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,63}$")] | None,
+        Meta(
+            description="What fails together with this node; a shard and its stand-in are kept in "
+            "different zones.",
+            extra={"rule": "letters, digits, . - and _, at most 63"},
+        ),
+    ] = None
     worker_threads: Annotated[
         int, Meta(ge=0, le=1024, description="Threads of the core; 0: one for each processor.")
     ] = 0
@@ -101,7 +110,10 @@ class Listener(Section, frozen=True, kw_only=True):
 
     kind: Annotated[
         Literal["c2s", "s2s", "http", "cluster", "component"],
-        Meta(description="What is spoken. s2s and cluster come with a later version."),
+        Meta(
+            description="What is spoken; cluster is for the other nodes, exactly one in a cluster. "
+            "s2s comes with a later version."
+        ),
     ]
     address: Annotated[
         str,
@@ -109,7 +121,9 @@ class Listener(Section, frozen=True, kw_only=True):
     ]
     tls: Annotated[
         Literal["starttls", "direct", "none"] | None,
-        Meta(description="Left out: starttls for c2s, none for the others."),
+        Meta(
+            description="Left out: starttls for c2s, none for others; cluster has TLS by [cluster.tls]."
+        ),
     ] = None
     paths: Annotated[
         tuple[str, ...] | None,
@@ -149,40 +163,6 @@ class Auth(Section, frozen=True, kw_only=True):
         bool,
         Meta(description="true lets PLAIN and SCRAM run without TLS (loopback, benchmarks)."),
     ] = False
-
-
-class Etcd(Section, frozen=True, kw_only=True):
-    """Comes with a later version."""
-
-    endpoints: Annotated[tuple[str, ...], Meta(description="Addresses, host:port.")] = (
-        "127.0.0.1:2379",
-    )
-    prefix: Annotated[str, Meta(description="Before every key.")] = "/antiphon"
-    ca: Annotated[str | None, Meta(description="PEM file of its authority.", extra=PATH)] = None
-    certificate: Annotated[str | None, Meta(description="PEM file for us.", extra=PATH)] = None
-    key: Annotated[str | None, Meta(description="PEM file of its key.", extra=PATH)] = None
-    user: Annotated[str | None, Meta(description="Where etcd asks for one.")] = None
-    password: Annotated[str | None, Meta(description="Of this user.", extra=SECRET)] = None
-    password_file: Annotated[str | None, Meta(description="File with it.", extra=PATH)] = None
-
-
-class ClusterTls(Section, frozen=True, kw_only=True):
-    """Between nodes, both sides; the certificate names the node."""
-
-    ca: Annotated[str | None, Meta(description="PEM file of the authority.", extra=PATH)] = None
-    certificate: Annotated[str | None, Meta(description="PEM file.", extra=PATH)] = None
-    key: Annotated[str | None, Meta(description="PEM file.", extra=PATH)] = None
-
-
-class Cluster(Section, frozen=True, kw_only=True):
-    """Other nodes."""
-
-    backend: Annotated[
-        Literal["local", "etcd"],
-        Meta(description="local: this node alone. etcd comes with a later version."),
-    ] = "local"
-    etcd: Etcd = field(default_factory=Etcd)
-    tls: ClusterTls = field(default_factory=ClusterTls)
 
 
 class Component(Section, frozen=True, kw_only=True):
@@ -344,8 +324,19 @@ class Config(Section, frozen=True, kw_only=True):
     def listeners(self) -> tuple[Listener, ...]:
         """The listeners of the file, or the default ones."""
         return self.listener or default_listeners(
-            is_local=self.is_local, has_components=bool(self.component)
+            is_local=self.is_local,
+            has_components=bool(self.component),
+            is_clustered=self.is_clustered,
         )
+
+    @property
+    def is_clustered(self) -> bool:
+        """Whether there may be other nodes."""
+        return self.cluster.backend == "etcd"
+
+    def cluster_listener(self) -> Listener | None:
+        """The one that other nodes connect to."""
+        return next((one for one in self.listeners() if one.kind == "cluster"), None)
 
     def host(self, domain: str) -> HostSettings:
         """What holds for one of `domains`. Raises KeyError for another."""
@@ -388,7 +379,9 @@ class HostSettings(Struct, frozen=True, kw_only=True):
         return found if isinstance(found, kind) else kind()
 
 
-def default_listeners(*, is_local: bool, has_components: bool) -> tuple[Listener, ...]:
+def default_listeners(
+    *, is_local: bool, has_components: bool, is_clustered: bool = False
+) -> tuple[Listener, ...]:
     """The ports of `make run`: on loopback for `localhost` alone, otherwise on every address."""
     if is_local:
         anywhere = "127.0.0.1"
@@ -402,4 +395,6 @@ def default_listeners(*, is_local: bool, has_components: bool) -> tuple[Listener
     ]
     if has_components:
         found.append(Listener(kind="component", address="127.0.0.1:5347", tls="none"))
+    if is_clustered:
+        found.append(Listener(kind="cluster", address=f"{anywhere}:{RELAY_PORT}"))
     return tuple(found)
