@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole cluster: three nodes, three members of etcd, one Cassandra, the wires between them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+
+from support.antiphon import Table
+from support.certs import Authority
+from support.client import Client
+from support.endpoint import Account
+from support.server import ServerFailed
+
+from . import status
+from .authority import ClusterAuthority
+from .etcd import Etcd
+from .network import Network
+from .node import DOMAIN, Node, Wiring
+
+PASSWORD = "chaos"
+SETTLE_S = 45.0
+POLL_S = 0.3
+
+
+class Unsettled(AssertionError):
+    """The cluster did not come to rest; the message says how far it came."""
+
+
+class Site:
+    """Everything that one cluster needs; `start` it, break it, `heal` it, `close` it."""
+
+    def __init__(
+        self,
+        network: Network,
+        contact_points: Iterable[str],
+        *,
+        count: int = 3,
+        sections: Mapping[str, Table] | None = None,
+    ) -> None:
+        """`contact_points` are of a running Cassandra that the places of `network` reach."""
+        self.network = network
+        self.folder = Path(tempfile.mkdtemp(prefix="antiphon-cluster-"))
+        self.authority = ClusterAuthority(self.folder / "ca")
+        self.etcd = Etcd.at([network.place(f"etcd{n}") for n in range(3)])
+        self.keyspace = f"cluster_{token_hex(6)}"
+        self.wiring = Wiring(
+            self.etcd.endpoints,
+            tuple(contact_points),
+            self.keyspace,
+            self.authority.ca,
+            Authority(self.folder / "clients").server(DOMAIN),
+            sections or {},
+        )
+        self.nodes: dict[str, Node] = {}
+        for name in "abcdefgh"[:count]:
+            self.add(name)
+        self._accounts: dict[str, Account] = {}
+        self._made = 0
+
+    # -- parts -----------------------------------------------------------
+    def add(self, name: str) -> Node:
+        """One more node, not started."""
+        pair = self.authority.node(name)
+        node = Node(name, self.network.place(name), self.folder / name, self.wiring, pair)
+        self.nodes[name] = node
+        return node
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nodes[name]
+
+    @property
+    def up(self) -> list[Node]:
+        """Nodes that run."""
+        return [node for node in self.nodes.values() if node.is_up]
+
+    # -- life ------------------------------------------------------------
+    def start(self) -> None:
+        """Starts everything and waits until all shards are served."""
+        self.etcd.start()
+        first, *_ = self.nodes.values()
+        first.write_config()
+        done = first.command("migrate", timeout_s=120)
+        if done.returncode != 0:
+            raise ServerFailed(f"migrate failed: {done.stdout}{done.stderr}")
+        self.heal()
+
+    def heal(self) -> None:
+        """All is whole again: cuts taken back, the frozen thawed, the dead started."""
+        self.network.heal()
+        self.etcd.heal()
+        for node in self.nodes.values():
+            if node.is_frozen:
+                node.thaw()
+            if node.process is not None and node.process.poll() is not None:
+                node.process = None  # it ended by itself, as one that was fenced may
+            if node.process is None:
+                node.spawn()
+        for node in self.nodes.values():
+            node.wait_ready()
+        self.wait_settled()
+
+    def wait_settled(
+        self, *nodes: Node, timeout_s: float = SETTLE_S, members: Iterable[str] | None = None
+    ) -> dict[str, status.Status]:
+        """Waits until these (all that run, unless named) agree and serve every shard.
+
+        With `members`: until the cluster consists of these alone. Raises `Unsettled`.
+        """
+        asked = list(nodes) or self.up
+        names = {node.name for node in asked} if members is None else set(members)
+        deadline = time.monotonic() + timeout_s
+        said = "nobody was asked"
+        while True:
+            try:
+                found = self.statuses(asked)
+                said = _unrest(found, names)
+            except status.NoStatus as error:
+                said = str(error)
+            else:
+                if not said:
+                    return found
+            if time.monotonic() > deadline:
+                raise Unsettled(f"after {timeout_s:.0f} s: {said}\n{self.logs()}")
+            time.sleep(POLL_S)
+
+    def statuses(self, nodes: Iterable[Node] | None = None) -> dict[str, status.Status]:
+        """How each of these sees the cluster. Raises `NoStatus`."""
+        asked = list(nodes if nodes is not None else self.up)
+        with ThreadPoolExecutor(max(1, len(asked))) as pool:
+            return dict(zip([node.name for node in asked], pool.map(status.of, asked), strict=True))
+
+    def close(self) -> None:
+        """Ends everything and removes its data; nothing that fails stops it."""
+        with suppress(Exception):
+            self.network.heal()
+        for node in self.nodes.values():
+            node.kill()
+        self.etcd.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def logs(self) -> str:
+        """The ends of all logs."""
+        return "\n".join(f"== {n.name}\n{n.log_text(tail=1_500)}" for n in self.nodes.values())
+
+    # -- users -----------------------------------------------------------
+    def people(self, names: Iterable[str]) -> list[Account]:
+        """Accounts of these names, made where they are not there yet."""
+        wanted = list(names)
+        missing = [Account(f"{n}@{DOMAIN}", PASSWORD) for n in wanted if n not in self._accounts]
+        if missing:
+            self.up[0].create(missing)
+            self._accounts.update({account.user: account for account in missing})
+        return [self._accounts[name] for name in wanted]
+
+    def strangers(self, count: int) -> list[Account]:
+        """Accounts that no other test has."""
+        self._made += count
+        return self.people(f"s{self._made - n:04d}" for n in range(count))
+
+    async def online(
+        self,
+        node: Node,
+        account: Account,
+        resource: str,
+        *,
+        priority: int | None = None,
+        sm: bool = False,
+    ) -> Client:
+        """A client on a node that is available and has fetched its roster."""
+        client = Client(node.door, account, f"{account.user}/{resource}@{node.name}")
+        client.auto_ack = True
+        await client.login(resource)
+        if sm:
+            await client.sm_enable()
+        await client.roster()
+        await client.online(priority)
+        return client
+
+    def home(self, account: Account) -> str:
+        """The node that is home of a user, as the cluster says; empty if it does not."""
+        done = self.up[0].command("cluster", "shards", account.jid, "--json", timeout_s=20)
+        return done.stdout.strip().strip('"') if done.returncode == 0 else ""
+
+
+def _unrest(found: Mapping[str, status.Status], names: set[str]) -> str:
+    """Why a cluster is not at rest yet; empty if it is."""
+    for name, one in found.items():
+        if set(one.members) != names:
+            return f"{name} sees {sorted(one.members)}, not {sorted(names)}"
+        odd = {member: state for member, state in one.members.items() if state.lower() != "up"}
+        if odd:
+            return f"{name} sees {odd}"
+        if not one.is_at_rest:
+            return f"{name}: {one.coming} shards are coming, {one.going} are going"
+    if len({one.epoch for one in found.values()}) > 1:
+        return f"epochs { ({n: one.epoch for n, one in found.items()}) }"
+    served = sum(one.served for one in found.values())
+    if set(found) == names and served != status.SHARDS:
+        return f"{served} of {status.SHARDS} shards are served"
+    return ""
