@@ -194,6 +194,12 @@ docs: $(VENV)/.built ## write the generated parts of README.md and docs/referenc
 	$(BIN)/python -m antiphon.xep._docs
 	$(BIN)/python k8s/helm/schema.py
 
+.PHONY: proto
+proto: $(VENV)/.tests ## write python/antiphon/cluster/_gen from proto/ (Rust makes its own at each build)
+	$(BIN)/python -m grpc_tools.protoc --proto_path=antiphon/cluster/_gen=proto/antiphon/v1 \
+		--proto_path=antiphon/cluster/_gen=proto/etcd --python_out=python --pyi_out=python \
+		antiphon/cluster/_gen/control.proto antiphon/cluster/_gen/etcd.proto
+
 .PHONY: format
 format: $(VENV)/.tests ## format Rust and Python
 	cargo fmt --all

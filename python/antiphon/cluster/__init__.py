@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Planning for several nodes; a node is alone so far."""
+"""Other nodes: control calls between them and from operators, and what etcd says of them."""

@@ -122,7 +122,7 @@ class Listener(Section, frozen=True, kw_only=True):
     tls: Annotated[
         Literal["starttls", "direct", "none"] | None,
         Meta(
-            description="Left out: starttls for c2s, none for others; cluster has TLS by [cluster.tls]."
+            description="Left out: starttls for c2s, none for others. Nodes always use TLS."
         ),
     ] = None
     paths: Annotated[

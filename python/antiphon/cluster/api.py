@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node gives to its control calls and gets from them, without gRPC.
+
+gRPC costs a node of a cluster some megabytes and a start some tenths of a second, so a node that is
+alone never loads it: `open_control` does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, cast
+
+from msgspec import Struct
+
+from antiphon.config.schema import Config
+from antiphon.xmpp.jid import Jid
+
+
+class ControlError(Exception):
+    """A control call, or the port for them, that cannot be; one line for the operator.
+
+    `is_unreached`: nobody was asked, so nothing was done.
+    """
+
+    def __init__(self, text: str, *, is_unreached: bool = False) -> None:
+        super().__init__(text)
+        self.is_unreached = is_unreached
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """Whether a node takes clients. `state`: starting, ready, draining or stopped."""
+
+    node: str
+    incarnation: int
+    version: str
+    state: str
+    is_ready: bool
+
+
+class Served(Protocol):
+    """The node, as its control calls see it; all on its loop."""
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+
+    def health(self) -> Health:
+        """See Health."""
+
+    def status(self) -> str:
+        """JSON of `antiphon.cluster.status`."""
+
+    def home(self, jid: Jid) -> str | None:
+        """The node where an entity lives; None while nobody owns it."""
+
+    async def run(self, command: str, arguments: Mapping[str, object]) -> object:
+        """An administrative command; its result in JSON's types. Raises StanzaError."""
+
+    async def call_here(self, operation: str, *arguments: object) -> object:
+        """An operation of this node's own core. Raises StanzaError."""
+
+    def drain(self) -> bool:
+        """Begins to give everything away; whether that had begun before."""
+
+    def rebalance(self) -> None:
+        """Has the planner look at the shares anew."""
+
+    async def reload(self) -> tuple[str, ...]:
+        """As SIGHUP; what is wrong with the new configuration, nothing where it was taken."""
+
+    async def set_log_level(self, level: str) -> str:
+        """The least level that is logged; the one before. Raises ValueError for none."""
+
+
+class Elsewhere(Protocol):
+    """The way to entities that live on other nodes."""
+
+    def is_away(self, arguments: tuple[object, ...]) -> bool:
+        """Whether an operation with these arguments is for an entity that is not here."""
+
+    async def call(self, operation: str, arguments: tuple[object, ...]) -> object:
+        """Runs an operation where its entity lives, be that here meanwhile. Raises StanzaError."""
+
+
+class Control(Protocol):
+    """The open port of control calls, and the way to those of other nodes."""
+
+    elsewhere: Elsewhere
+
+    def renew(self) -> None:
+        """Reads the certificates again; with an error the old ones stay. Raises ControlError."""
+
+    async def close(self, grace_s: float) -> None:
+        """Ends the port; calls under way get so long."""
+
+
+async def open_control(config: Config, served: Served) -> Control:
+    """Listens at the control port. Raises ControlError."""
+    # Its own lines on standard error are no events of ours; what fails is told by the calls.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    server = importlib.import_module("antiphon.cluster.control")
+    opened = cast("Callable[[Config, Served], Awaitable[Control]]", server.opened)
+    return await opened(config, served)

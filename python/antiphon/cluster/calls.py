@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations of the core on entities that live on other nodes (see `api.Elsewhere`).
+
+An entity's data change in its own order, at its home only, so a call for one that lives elsewhere
+is carried out there. While a shard moves the call waits for its new home.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from antiphon.cluster.api import ControlError, Served
+from antiphon.cluster.remote import NotHome, Remote
+from antiphon.cluster.status import read
+from antiphon.cluster.tls import Material
+from antiphon.xmpp.errors import StanzaError
+from antiphon.xmpp.jid import Jid
+
+LONGEST_S = 10.0
+"""A call for an entity without a home that can be reached waits so long."""
+ANSWER_S = 20.0
+"""The home may take so long; below the deadline of a handler."""
+_PAUSE_S = 0.05
+_MOST_WAITING = 1_024
+"""Calls to other nodes at once."""
+
+
+class Ways:
+    """Connections to the control ports of other nodes, made when they are first needed."""
+
+    def __init__(self, served: Served, material: Material) -> None:
+        self._served = served
+        self._material = material
+        self._remotes: dict[str, Remote] = {}
+        self._waiting = 0
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def is_away(self, arguments: tuple[object, ...]) -> bool:
+        """See Elsewhere."""
+        owner = arguments[0] if arguments else None
+        return isinstance(owner, Jid) and self._served.home(owner) != self._served.name
+
+    async def call(self, operation: str, arguments: tuple[object, ...]) -> object:
+        """See Elsewhere."""
+        if self._waiting >= _MOST_WAITING:
+            raise StanzaError("resource-constraint", "too many calls to other nodes", "wait")
+        self._waiting += 1
+        try:
+            return await self._call(operation, arguments)
+        finally:
+            self._waiting -= 1
+
+    async def _call(self, operation: str, arguments: tuple[object, ...]) -> object:
+        owner = arguments[0]
+        if not isinstance(owner, Jid):
+            raise TypeError("the first argument is the entity")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LONGEST_S
+        reason = "nobody owns it yet"
+        while True:
+            home = self._served.home(owner)
+            try:
+                if home == self._served.name:
+                    return await self._served.call_here(operation, *arguments)
+                if home is not None:
+                    return await self.to(home).call(operation, arguments, ANSWER_S)
+            except NotHome:
+                reason = f"it is moving to or from {home}"
+            except ControlError as error:
+                reason = str(error)
+                if not error.is_unreached:
+                    raise StanzaError("remote-server-timeout", reason) from error
+            if loop.time() >= until:
+                raise StanzaError("resource-constraint", f"try again: {reason}", "wait")
+            await asyncio.sleep(_PAUSE_S)
+
+    def to(self, node: str) -> Remote:
+        """The control port of a member. Raises ControlError for a node that is none."""
+        status = read(self._served.status())
+        member = None if status is None else status.member(node)
+        if member is None:
+            raise ControlError(f"{node} is no member of the cluster", is_unreached=True)
+        found = self._remotes.get(node)
+        if found is not None and found.address == member.control:
+            return found
+        if found is not None:
+            self._end(found)
+        made = Remote(node, member.control, self._material)
+        self._remotes[node] = made
+        return made
+
+    def renew(self, material: Material) -> None:
+        """Shows these certificates from now on."""
+        self._material = material
+        for remote in self._remotes.values():
+            self._end(remote)
+        self._remotes.clear()
+
+    async def close(self) -> None:
+        """Ends every connection."""
+        self.renew(self._material)
+        await asyncio.gather(*self._closing)
+
+    def _end(self, remote: Remote) -> None:
+        async def later() -> None:
+            # Calls that are under way may still be answered.
+            await asyncio.sleep(0)
+            await remote.close()
+
+        task = asyncio.get_running_loop().create_task(later())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
