@@ -19,6 +19,20 @@ pub struct MapNode {
     pub is_draining: bool,
 }
 
+impl MapNode {
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    /// Its life.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+}
+
 /// One shard. Nodes are indices into [`ShardMap::nodes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {

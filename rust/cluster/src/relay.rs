@@ -32,6 +32,8 @@ pub enum Outcome {
     Done,
     /// Sent back: look at a map of at least this epoch.
     Returned(Epoch),
+    /// Sent back: the receiver cannot take it yet, and will say when ([`crate::router`]).
+    NotYet,
     /// Not taken, since too much waits: its sender is answered `resource-constraint`, type wait.
     Refused,
 }

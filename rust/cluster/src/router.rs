@@ -60,6 +60,20 @@ struct Lane<M> {
     is_settling: bool,
     /// Nothing is sent by a map before this one.
     needs: Epoch,
+    /// This home has said that it cannot take the shard's stanzas yet.
+    not_yet: Option<Incarnation>,
+}
+
+impl<M> Default for Lane<M> {
+    fn default() -> Self {
+        Self {
+            flights: VecDeque::new(),
+            held: VecDeque::new(),
+            is_settling: false,
+            needs: Epoch(0),
+            not_yet: None,
+        }
+    }
 }
 
 /// Counts for the metrics.
@@ -168,12 +182,7 @@ impl<M: Clone> Router<M> {
         if let Some(source) = source {
             self.sources.entry(source).or_default().insert(ticket);
         }
-        let lane = self.lanes.entry(shard).or_insert_with(|| Lane {
-            flights: VecDeque::new(),
-            held: VecDeque::new(),
-            is_settling: false,
-            needs: Epoch(0),
-        });
+        let lane = self.lanes.entry(shard).or_default();
         let flight = Flight {
             ticket,
             to: Incarnation(0),
@@ -184,7 +193,7 @@ impl<M: Clone> Router<M> {
             stanza,
         };
         lane.held.push_back(flight);
-        if !lane.is_settling {
+        if !lane.is_settling && lane.not_yet.is_none() {
             self.counts.sent += send_held(lane, map, shard, out);
         }
         Ok(ticket)
@@ -246,6 +255,75 @@ impl<M: Clone> Router<M> {
         self.settle(map, shard, out);
     }
 
+    /// The receiver sent it back since it cannot take it yet: nothing goes there until
+    /// [`Router::ready`], or until the map names another home.
+    pub fn not_yet(
+        &mut self,
+        map: Option<&ShardMap>,
+        ticket: Ticket,
+        out: &mut Vec<Send<M>>,
+    ) {
+        let Some(shard) = self.tickets.get(&ticket).copied() else {
+            return;
+        };
+        if let Some(lane) = self.lanes.get_mut(&shard)
+            && let Some(flight) = lane.flights.iter_mut().find(|f| f.ticket == ticket)
+        {
+            lane.not_yet = Some(flight.to);
+        }
+        self.returned(map, ticket, Epoch(0), out);
+    }
+
+    /// The home of a shard says that it takes its stanzas from now on.
+    pub fn ready(&mut self, map: Option<&ShardMap>, shard: Shard, out: &mut Vec<Send<M>>) {
+        if let Some(lane) = self.lanes.get_mut(&shard) {
+            lane.not_yet = None;
+        }
+        self.settle(map, shard, out);
+    }
+
+    /// Takes out, in order, what entities of this shard sent and no home has: it goes along with
+    /// the shard.
+    pub fn take_held(&mut self, source: Shard) -> Vec<M> {
+        let tickets: Vec<Ticket> = self.sources.get(&source).into_iter().flatten().copied().collect();
+        let is_held = |ticket: &Ticket| !self.is_flying(*ticket);
+        let held: Vec<Ticket> = tickets.into_iter().filter(is_held).collect();
+        let taken: Vec<(Shard, M)> = held.into_iter().filter_map(|t| self.remove(t)).collect();
+        for (shard, _) in &taken {
+            let is_empty = |lane: &Lane<M>| lane.flights.is_empty() && lane.held.is_empty();
+            if self.lanes.get(shard).is_some_and(is_empty) {
+                self.lanes.remove(shard);
+            }
+        }
+        taken.into_iter().map(|(_, stanza)| stanza).collect()
+    }
+
+    /// Whether a home has something that entities of this shard sent, and has not said yet what
+    /// became of it.
+    #[must_use]
+    pub fn is_flying_from(&self, source: Shard) -> bool {
+        let tickets = self.sources.get(&source).into_iter().flatten();
+        tickets.into_iter().any(|ticket| self.is_flying(*ticket))
+    }
+
+    /// Whether stanzas for this shard are under way or wait.
+    #[must_use]
+    pub fn has(&self, shard: Shard) -> bool {
+        self.lanes.contains_key(&shard)
+    }
+
+    /// The shards that stanzas are under way to or wait for.
+    #[must_use]
+    pub fn shards(&self) -> Vec<Shard> {
+        self.lanes.keys().copied().collect()
+    }
+
+    fn is_flying(&self, ticket: Ticket) -> bool {
+        let lane = self.tickets.get(&ticket).and_then(|s| self.lanes.get(s));
+        let mut flights = lane.into_iter().flat_map(|lane| &lane.flights);
+        flights.any(|f| f.ticket == ticket && !f.is_back)
+    }
+
     /// A map came into force.
     pub fn mapped(&mut self, map: &ShardMap, out: &mut Vec<Send<M>>) {
         let shards: Vec<Shard> = self.lanes.keys().copied().collect();
@@ -253,6 +331,7 @@ impl<M: Clone> Router<M> {
             let (Some(lane), Some(slot)) = (self.lanes.get_mut(&shard), map.slot(shard)) else {
                 continue;
             };
+            lane.not_yet = lane.not_yet.filter(|home| map.owner(shard) == Some(*home));
             for flight in &mut lane.flights {
                 flight.is_back |= !map.knows(flight.to);
                 // It changed owner behind this stanza's epoch.
@@ -267,10 +346,14 @@ impl<M: Clone> Router<M> {
         let Some(lane) = self.lanes.get_mut(&shard) else {
             return;
         };
+        if lane.flights.is_empty() && lane.held.is_empty() {
+            self.lanes.remove(&shard);
+            return;
+        }
         let is_settled = lane.flights.iter().all(|f| f.is_back)
             || (self.planted.has(Bug::SkipSettling) && lane.is_settling);
         let has_map = map.is_some_and(|map| map.epoch >= lane.needs);
-        if !is_settled || !has_map {
+        if !is_settled || !has_map || lane.not_yet.is_some() {
             return;
         }
         let (back, flying): (VecDeque<_>, VecDeque<_>) =
@@ -282,9 +365,6 @@ impl<M: Clone> Router<M> {
         }
         lane.is_settling = false;
         self.counts.sent += send_held(lane, map, shard, out);
-        if lane.flights.is_empty() && lane.held.is_empty() {
-            self.lanes.remove(&shard);
-        }
     }
 }
 
@@ -391,6 +471,46 @@ mod tests {
         assert!(sent(out.clone()).is_empty());
         router.mapped(&map(3, &[1, 2], 2, 3), &mut out);
         assert_eq!(sent(out), [(2, 10)]);
+    }
+
+    #[test]
+    fn what_the_home_cannot_take_yet_waits_for_its_word_or_another_home() {
+        let mut router = Router::new(100);
+        let one = map(1, &[1, 2], 1, 1);
+        let (a, _) = route(&mut router, &one, 10);
+        let (b, _) = route(&mut router, &one, 11);
+        let mut out = Vec::new();
+        router.not_yet(Some(&one), a, &mut out);
+        assert!(router.is_flying_from(0));
+        router.not_yet(Some(&one), b, &mut out);
+        assert!(!router.is_flying_from(0) && out.is_empty());
+        assert!(route(&mut router, &one, 12).1.is_empty());
+        // A map that leaves the shard where it is changes nothing.
+        router.mapped(&map(2, &[1, 2], 1, 1), &mut out);
+        assert!(out.is_empty());
+        router.ready(Some(&one), 0, &mut out);
+        assert_eq!(sent(out), [(1, 10), (1, 11), (1, 12)]);
+        let mut out = Vec::new();
+        router.not_yet(Some(&one), a, &mut out);
+        router.done(Some(&one), b, &mut out);
+        let (c, _) = (Ticket(3), ());
+        router.not_yet(Some(&one), c, &mut out);
+        router.mapped(&map(3, &[1, 2], 2, 3), &mut out);
+        assert_eq!(sent(out), [(2, 10), (2, 12)]);
+    }
+
+    #[test]
+    fn what_no_home_has_goes_along_with_its_senders() {
+        let mut router = Router::new(100);
+        let one = map(1, &[1, 2], 1, 1);
+        let (a, _) = route(&mut router, &one, 10);
+        let (b, _) = route(&mut router, &one, 11);
+        router.not_yet(Some(&one), b, &mut Vec::new());
+        route(&mut router, &one, 12);
+        assert_eq!(router.take_held(0), [11, 12]);
+        assert!(router.is_flying_from(0) && router.has(0));
+        assert_eq!(router.done(Some(&one), a, &mut Vec::new()), Some(10));
+        assert!(router.is_empty() && !router.is_flying_from(0));
     }
 
     #[test]

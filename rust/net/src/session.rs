@@ -13,6 +13,7 @@ mod gated;
 
 use antiphon_routing::SessionId;
 use antiphon_xmpp::Jid;
+use antiphon_xmpp::packed::put_number;
 use antiphon_xmpp::stanza::Stanza;
 use antiphon_xmpp::stream::csi::{Class, Held, classify};
 use antiphon_xmpp::stream::framing::{Framing, Outgoing};
@@ -266,6 +267,9 @@ impl Session {
             if state.out.bytes.capacity() == 0 {
                 state.out.bytes = spare::take();
             }
+            if state.out.framing() == Framing::Relay {
+                put_number(sent.offline.unwrap_or(0), &mut state.out.bytes);
+            }
             state.out.write_stanza(&sent.stanza);
         }
         match state.sm.as_mut() {
@@ -282,6 +286,8 @@ impl Session {
                     sm::write_request(&mut state.out);
                 }
             }
+            // The node at the other end tells what its client has.
+            None if state.out.framing() == Framing::Relay => {}
             None => state.offline.extend(sent.offline),
         }
         if was_empty && is_attached {

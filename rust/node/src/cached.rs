@@ -210,6 +210,30 @@ fn claim(account: &Jid, credentials: &Credentials, password: &str) -> Vec<u8> {
     claim
 }
 
+impl Cached {
+    /// The record with the last activity that is not written yet.
+    fn with_seen(
+        &self,
+        jid: &Jid,
+        reading: StoreFuture<Option<UserRecord>>,
+    ) -> StoreFuture<Option<UserRecord>> {
+        let waiting = self.waiting.lock();
+        let seen = waiting.by_owner.get(jid);
+        let seen = seen.map(|seen| (seen.at_ms, seen.status.clone()));
+        drop(waiting);
+        let Some((at_ms, status)) = seen else {
+            return reading;
+        };
+        Box::pin(async move {
+            let mut record = reading.await?;
+            if let Some(record) = &mut record {
+                (record.last_seen_ms, record.last_status) = (at_ms, status);
+            }
+            Ok(record)
+        })
+    }
+}
+
 impl Store for Cached {
     fn write(&self, write: Write, done: Done) {
         let account = match write {
@@ -241,21 +265,10 @@ impl Store for Cached {
     }
 
     fn user(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
-        let waiting = self.waiting.lock();
-        let seen = waiting.by_owner.get(jid);
-        let seen = seen.map(|seen| (seen.at_ms, seen.status.clone()));
-        drop(waiting);
-        let reading = self.engine.user(jid);
-        let Some((at_ms, status)) = seen else {
-            return reading;
-        };
-        Box::pin(async move {
-            let mut record = reading.await?;
-            if let Some(record) = &mut record {
-                (record.last_seen_ms, record.last_status) = (at_ms, status);
-            }
-            Ok(record)
-        })
+        self.with_seen(jid, self.engine.user(jid))
+    }
+    fn user_of_dead(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
+        self.with_seen(jid, self.engine.user_of_dead(jid))
     }
 
     fn credentials(&self, jid: &Jid) -> StoreFuture<Option<Credentials>> {

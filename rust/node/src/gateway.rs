@@ -81,22 +81,13 @@ impl Node {
         ));
         self.sessions.insert(Arc::clone(&session));
         let guard = Abandoned::new(&self, &session);
-        let (answer, receiver) = oneshot::channel();
-        let (id, full) = (session.id, session.jid.clone());
-        let job =
-            move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
-                let result = match user {
-                    Ok(user) => user.bind(id, &full, &node.live.load().policy, fx),
-                    Err(error) => Err(crate::node::store_error(error)),
-                };
-                // The connection may have gone meanwhile: the guard ends the session then.
-                let _ = answer.send(result);
-            };
-        let result = match self.on_user(&account, job) {
-            Ok(()) => receiver
-                .await
-                .unwrap_or(Err(StanzaCondition::InternalServerError.into())),
-            Err(busy) => Err(busy.into()),
+        let away = self.elsewhere(account.as_str()).map(|(_, shard)| shard);
+        let result = match away {
+            Some(shard) => {
+                let is_temporary = self.is_awaited_guest(&account);
+                self.bind_elsewhere(shard, &session, is_temporary).await
+            }
+            None => self.bind_here(&account, &session).await,
         };
         guard.disarm();
         match result {
@@ -109,6 +100,28 @@ impl Node {
                 Err(error)
             }
         }
+    }
+
+    async fn bind_here(
+        self: &Arc<Self>,
+        account: &Jid,
+        session: &Arc<Session>,
+    ) -> Result<(), StanzaError> {
+        let (answer, receiver) = oneshot::channel();
+        let (id, full) = (session.id, session.jid.clone());
+        let job =
+            move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+                let result = match user {
+                    Ok(user) => user.bind(id, &full, &node.live.load().policy, fx),
+                    Err(error) => Err(crate::node::store_error(error)),
+                };
+                // The connection may have gone meanwhile: the guard ends the session then.
+                let _ = answer.send(result);
+            };
+        self.on_user(account, job)?;
+        receiver
+            .await
+            .unwrap_or(Err(StanzaCondition::InternalServerError.into()))
     }
 
     async fn resume(
@@ -176,8 +189,13 @@ impl Node {
         }
     }
 
-    fn delete_offline(&self, account: &Jid, ids: Vec<u64>) {
-        if !ids.is_empty() {
+    pub(crate) fn delete_offline(self: &Arc<Self>, account: &Jid, ids: Vec<u64>) {
+        if ids.is_empty() {
+            return;
+        }
+        if let Some((mesh, shard)) = self.elsewhere(account.bare_str()) {
+            self.received_elsewhere(mesh, shard, account.bare(), ids);
+        } else {
             let write = Write::OfflineDelete {
                 owner: account.bare(),
                 ids,
@@ -235,7 +253,7 @@ impl Gateway for NodeGateway {
     fn authenticated(&self, account: &Jid, mechanism: Mechanism) {
         self.0.metrics.login(mechanism.name());
         if mechanism == Mechanism::Anonymous {
-            self.0.make_temporary(account);
+            self.0.expect_guest(account);
         }
     }
 

@@ -10,6 +10,7 @@ pub mod core;
 pub mod gateway;
 pub mod history;
 pub mod live;
+pub mod mesh;
 pub mod metrics;
 pub mod node;
 pub mod requests;

@@ -11,6 +11,7 @@ use crate::cached::Cached;
 use crate::caps::KnownCaps;
 use crate::history::{Turns, is_result};
 use crate::live::Live;
+use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use crate::requests::Requests;
 use crate::saving::Saving;
@@ -59,6 +60,8 @@ pub struct Node {
     pub(crate) metrics: Metrics,
     pub(crate) turns: Turns,
     pub(crate) saving: Saving,
+    /// The other nodes of a cluster.
+    pub(crate) mesh: Option<Arc<Mesh>>,
     pub(crate) runtime: Handle,
     pub(crate) started: Instant,
     pub(crate) is_stopping: AtomicBool,
@@ -132,12 +135,20 @@ impl Node {
             metrics: Metrics::default(),
             turns: Turns::default(),
             saving: Saving::default(),
+            mesh: None,
             runtime,
             started: Instant::now(),
             is_stopping: AtomicBool::new(false),
             emptied: Notify::new(),
             random: SystemRandom::new(),
         }
+    }
+
+    /// The same as one node of a cluster; its locator is the mesh's own.
+    #[must_use]
+    pub fn joined(mut self, mesh: Arc<Mesh>) -> Self {
+        self.mesh = Some(mesh);
+        self
     }
 
     /// Milliseconds since 1970.
@@ -240,6 +251,8 @@ impl Node {
                 self.hold(session, &mut waiting.held);
                 Ok(())
             }
+            // Looked at under the lock, so that what moves away is not read again here.
+            Found::Missing if self.has_moved(bare.bare_str()) => Err(Busy),
             Found::Missing => {
                 let mut waiting = Waiting::default();
                 waiting.jobs.push_back(Box::new(job));
@@ -248,6 +261,30 @@ impl Node {
                 drop(shard);
                 self.load(bare.bare());
                 Ok(())
+            }
+        }
+    }
+
+    /// As [`Node::with_user`]; before everything that waits for the entity.
+    pub(crate) fn with_user_first<F>(self: &Arc<Self>, bare: &Jid, job: F, routes: &mut Routes)
+    where
+        F: FnOnce(&Arc<Self>, Result<&mut User, &StoreError>, &mut Effects) + Send + 'static,
+    {
+        let hash = shard::hash(bare.bare_str());
+        let mut shard = self.shards.lock(hash);
+        match shard.find(hash, bare.bare_str()) {
+            Found::Loading(waiting) => waiting.first.push_back(Box::new(job)),
+            Found::Missing => {
+                let mut waiting = Waiting::default();
+                waiting.first.push_back(Box::new(job));
+                shard.insert(hash, Slot::Loading(bare.bare(), waiting));
+                drop(shard);
+                self.load(bare.bare());
+            }
+            Found::Live(..) => {
+                drop(shard);
+                // Refused only where the entity is not in memory.
+                let _ = self.with_user(bare, job, routes);
             }
         }
     }
@@ -278,8 +315,13 @@ impl Node {
 
     fn load(self: &Arc<Self>, bare: Jid) {
         let node = Arc::clone(self);
-        let reading = self.store.user(&bare);
         self.runtime.spawn(async move {
+            // Its former home has written everything by then.
+            node.sessions_known(bare.as_str()).await;
+            let reading = match node.mesh {
+                Some(_) => node.store.user_of_dead(&bare),
+                None => node.store.user(&bare),
+            };
             let record = reading.await;
             if let Err(error) = &record {
                 node.log_store_error("entity not read", error);
@@ -306,7 +348,8 @@ impl Node {
             drop(shard);
             return self.load(bare.clone());
         }
-        let Waiting { jobs, held, .. } = waiting;
+        let Waiting { first, jobs, held, .. } = waiting;
+        let jobs = first.into_iter().chain(jobs);
         let mut fx = borrow_effects();
         match record {
             Ok(record) => {
@@ -319,7 +362,8 @@ impl Node {
                     self.carry(&mut user, false, &mut fx);
                     routes.extend(fx.routes.drain(..));
                 }
-                if user.exists() || !user.is_idle() || !was_there {
+                let is_kept = user.exists() || !user.is_idle() || !was_there;
+                if is_kept && !self.has_moved(bare.as_str()) {
                     let touch = Touch {
                         at_s: self.now() / 1000,
                         is_temporary: false,
@@ -343,7 +387,7 @@ impl Node {
     }
 
     fn hold(&self, session: Option<SessionId>, held: &mut Vec<SessionId>) {
-        if let Some(found) = session.and_then(|id| self.sessions.get(id)) {
+        if let Some(found) = session.and_then(|id| self.session(id)) {
             found.hold();
             held.push(found.id);
         }
@@ -381,6 +425,13 @@ impl Node {
     /// Carries out what must happen under the entity's lock; more rounds where a session turns out
     /// to be over.
     fn carry(self: &Arc<Self>, user: &mut User, is_temporary: bool, fx: &mut Effects) {
+        self.carry_effects(user, is_temporary, fx);
+        if let Some(mesh) = self.mesh.as_deref() {
+            self.send_keepsakes(mesh, user);
+        }
+    }
+
+    fn carry_effects(self: &Arc<Self>, user: &mut User, is_temporary: bool, fx: &mut Effects) {
         let now_ms = self.now();
         let mut gate: Option<Arc<Gate>> = None;
         for _ in 0..MAX_ROUNDS {
@@ -451,7 +502,7 @@ impl Node {
                 stanza,
                 session,
             } => {
-                let session = session.and_then(|id| self.sessions.get(id));
+                let session = session.and_then(|id| self.session(id));
                 self.ask(stanza, session, handler);
             }
             Local::InboxMoved { owner, peer } => self.inbox_moved(owner, peer),
@@ -461,7 +512,7 @@ impl Node {
 
     /// Puts a stanza on a session's queue; gives it back if the session is over, and what the session
     /// never confirmed.
-    fn deliver(
+    pub(crate) fn deliver(
         self: &Arc<Self>,
         id: SessionId,
         stanza: Stanza,
@@ -469,7 +520,7 @@ impl Node {
         now_ms: u64,
         gate: Option<&Arc<Gate>>,
     ) -> Result<(), (Stanza, Vec<Sent>)> {
-        let Some(session) = self.sessions.get(id) else {
+        let Some(session) = self.session(id) else {
             return Err((stanza, Vec::new()));
         };
         self.metrics.delivered(stanza.kind);
@@ -517,11 +568,13 @@ impl Node {
         let completed = self.begin_write(write.size_bytes(), origin, is_archive);
         let gate = completed.gate();
         let node = Arc::clone(self);
+        let note = self.note_write(write.owner());
         let done = move |result: Result<(), StoreError>| {
             if let Err(error) = result {
                 node.write_failed(&error, refused);
             }
             node.end_write(completed);
+            drop(note);
         };
         self.store.write(write, Box::new(done));
         gate
@@ -544,7 +597,7 @@ impl Node {
     /// Reads a page. The session's later stanzas wait, so that the messages come before whatever it
     /// asks next (RFC 6120 §10.1). A client that is behind gets them at its own pace.
     fn read_offline(self: &Arc<Self>, owner: Jid, session: SessionId, after: u64) {
-        if let Some(session) = self.sessions.get(session) {
+        if let Some(session) = self.session(session) {
             session.hold();
         }
         let node = Arc::clone(self);
@@ -591,7 +644,7 @@ impl Node {
     pub(crate) async fn room(&self, id: SessionId) -> Option<(usize, usize)> {
         let mut pause_ms = ROOM_MS.0;
         loop {
-            let session = self.sessions.get(id)?;
+            let session = self.session(id)?;
             if let Some(room) = session.room() {
                 return Some(room);
             }
@@ -604,14 +657,14 @@ impl Node {
     }
 
     fn release(&self, session: SessionId) {
-        if let Some(session) = self.sessions.get(session) {
+        if let Some(session) = self.session(session) {
             session.release();
         }
     }
 
     /// Ends a session's stream with an error, wherever its connection is.
     pub(crate) fn close_session(self: &Arc<Self>, id: SessionId, error: StreamError) {
-        let Some(session) = self.sessions.get(id) else {
+        let Some(session) = self.session(id) else {
             return;
         };
         session.close(error);
@@ -644,7 +697,23 @@ impl Node {
             .filter(goes_on)
             .map(|s| (s.at_ms, s.stanza))
             .collect();
-        let id = session.id;
+        match self.elsewhere(session.jid.bare_str()) {
+            Some((mesh, shard)) => {
+                self.end_elsewhere(mesh, shard, session, is_confirmed, stanzas);
+            }
+            None => self.end_at_home(&session.jid, session.id, is_confirmed, stanzas),
+        }
+    }
+
+    /// A session of an entity that lives here is over.
+    pub(crate) fn end_at_home(
+        self: &Arc<Self>,
+        jid: &Jid,
+        id: SessionId,
+        is_confirmed: bool,
+        stanzas: Vec<(u64, Stanza)>,
+    ) {
+        let now_ms = self.now();
         let job =
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
                 if let Ok(user) = user {
@@ -657,7 +726,7 @@ impl Node {
                 }
             };
         // An entity with a session is always in memory, so nothing waits here.
-        let _ = self.on_user(&session.jid, job);
+        let _ = self.on_user(jid, job);
     }
 
     /// Sends an answer of Python's on its way.
@@ -700,7 +769,8 @@ impl Node {
 
     /// A request of Python's: its answer comes as an event with this ticket.
     pub fn request(self: &Arc<Self>, ticket: u64, stanza: Stanza, timeout_ms: u64) {
-        let id: std::sync::Arc<str> = format!("s{}", self.random_id()).into();
+        let id: std::sync::Arc<str> =
+            crate::requests::id(self.locator.incarnation(), &self.random_id()).into();
         let stanza = Stanza {
             id: Some(id),
             ..stanza
@@ -744,7 +814,7 @@ impl Node {
 
 /// Whether what a session never confirmed goes another way: not what is in the store anyway, and not
 /// what only that session had asked for.
-fn goes_on(sent: &Sent) -> bool {
+pub(crate) fn goes_on(sent: &Sent) -> bool {
     sent.offline.is_none() && !is_result(&sent.stanza)
 }
 

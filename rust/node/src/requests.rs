@@ -10,6 +10,20 @@ use std::collections::HashMap;
 /// Requests that may be on their way.
 const MAX: usize = 10_000;
 
+/// The id of a request of the server's; with the node that waits for the answer, in a cluster.
+pub(crate) fn id(incarnation: u32, random: &str) -> String {
+    if incarnation == 0 {
+        return format!("s{random}");
+    }
+    format!("s{incarnation:x}-{random}")
+}
+
+/// The node that an [`id`] names.
+pub(crate) fn asker(id: &str) -> Option<u32> {
+    let (node, _) = id.strip_prefix('s')?.split_once('-')?;
+    u32::from_str_radix(node, 16).ok()
+}
+
 #[derive(Debug)]
 struct Open {
     ticket: u64,

@@ -1,6 +1,7 @@
 //! Whose a stanza is: a served domain's, an account's, a component's, or somebody's elsewhere.
 
 use crate::live::Live;
+use crate::mesh::counts::Brought;
 use crate::node::{Busy, Node, Routes};
 use crate::saving::Feeding;
 use antiphon_net::gateway::Flow;
@@ -58,12 +59,37 @@ impl Node {
         seq: u64,
     ) -> Flow {
         self.metrics.received(stanza.kind);
+        if let Some((mesh, shard)) = self.elsewhere(session.jid.bare_str()) {
+            return self.forward(mesh, shard, session, stanza, seq);
+        }
         let _feeding = Feeding::by(session);
+        match self.handle(session, stanza, seq, None) {
+            Ok(flow) => flow,
+            // Its entity has just moved.
+            Err(stanza) => match self.elsewhere(session.jid.bare_str()) {
+                Some((mesh, shard)) => self.forward(mesh, shard, session, stanza, seq),
+                None => Flow::Go,
+            },
+        }
+    }
+
+    /// A stanza from a bound session whose entity lives here. `brought` is counted from the moment
+    /// at which the entity takes it.
+    ///
+    /// # Errors
+    /// Gives it back: the entity is not here any more, or does not know the session.
+    pub(crate) fn handle(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        stanza: Stanza,
+        seq: u64,
+        brought: Option<Brought>,
+    ) -> Result<Flow, Stanza> {
         if stanza.kind == StanzaKind::Iq
             && let Some(flow) = self.iq_from_session(session, &stanza)
         {
             session.handled(seq);
-            return flow;
+            return Ok(flow);
         }
         if stanza.kind == StanzaKind::Presence {
             self.look_at_caps(&stanza);
@@ -74,16 +100,22 @@ impl Node {
             seq,
         };
         let origin = Some(sender);
-        let job =
-            move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
-                if let Ok(user) = user {
-                    user.outgoing(sender, stanza, node.now(), &node.live.load().policy, fx);
-                    node.expect(Some(sender), fx);
-                }
-            };
         let mut routes = ROUTES.take();
-        // The entity of a bound session is in memory, so the job has run.
-        let _ = self.with_user(&session.jid, job, &mut routes);
+        let mut slot = Some(stanza);
+        // The entity of a bound session is in memory, where it lives.
+        self.with_live_user(&session.jid, &mut routes, |user, fx| {
+            if let Some(stanza) = slot.take_if(|_| user.has_session(session.id)) {
+                if let (Some(mesh), Some(brought)) = (&self.mesh, brought) {
+                    mesh.counts.open(sender, brought);
+                }
+                user.outgoing(sender, stanza, self.now(), &self.live.load().policy, fx);
+                self.expect(origin, fx);
+            }
+        });
+        if let Some(stanza) = slot {
+            ROUTES.set(routes);
+            return Err(stanza);
+        }
         while let Some(stanza) = routes.pop_front() {
             // The stanza itself and no answer or notice that it caused.
             let is_own =
@@ -95,7 +127,7 @@ impl Node {
         }
         // Routed; what it was stored for counts by itself.
         session.handled(seq);
-        Flow::Go
+        Ok(Flow::Go)
     }
 
     /// IQs of a session to the server and to its own account. `None`: to somebody else.
@@ -114,7 +146,7 @@ impl Node {
             Target::Host
         };
         if !is_request(stanza) {
-            self.requests.answer(stanza, &self.bridge);
+            self.answer_of_client(stanza);
             return Some(Flow::Go);
         }
         let mut stanza = stanza.clone();
@@ -194,6 +226,16 @@ impl Node {
         self.route_all(routes);
     }
 
+    /// Routes a stanza whose account lives here by now, past what else waits for its shard.
+    pub(crate) fn route_here(self: &Arc<Self>, stanza: Stanza, origin: Option<Origin>) {
+        let Some(to) = stanza.to.clone() else {
+            return;
+        };
+        let mut routes = Routes::new();
+        self.to_account_here(stanza, &to, origin, &mut routes);
+        self.route_all(routes);
+    }
+
     pub(crate) fn route_all(self: &Arc<Self>, mut routes: Routes) {
         while let Some(stanza) = routes.pop_front() {
             self.route_one(stanza, None, &mut routes);
@@ -232,6 +274,13 @@ impl Node {
         }
     }
 
+    /// An answer to a request of the server's: for the node that sent it.
+    fn answer_of_client(&self, stanza: &Stanza) {
+        if !self.pass_answer(stanza) {
+            self.requests.answer(stanza, &self.bridge);
+        }
+    }
+
     fn is_component(&self, domain: &str) -> bool {
         self.live
             .load()
@@ -250,7 +299,7 @@ impl Node {
             StanzaKind::Iq if is_request(&stanza) => {
                 self.bounce_to(None, &stanza, &StanzaCondition::ServiceUnavailable.into());
             }
-            StanzaKind::Iq => self.requests.answer(&stanza, &self.bridge),
+            StanzaKind::Iq => self.answer_of_client(&stanza),
             StanzaKind::Message => {
                 self.bounce_to(None, &stanza, &StanzaCondition::ServiceUnavailable.into())
             }
@@ -260,6 +309,24 @@ impl Node {
     }
 
     fn to_account(
+        self: &Arc<Self>,
+        stanza: Stanza,
+        to: &Jid,
+        origin: Option<Origin>,
+        routes: &mut Routes,
+    ) {
+        if let Some((mesh, shard)) = self.elsewhere(to.bare_str()) {
+            let copy = stanza.clone();
+            if self.route_away(mesh, shard, stanza, origin).is_err() {
+                routes.extend(copy.error(&Busy.into()));
+            }
+            return;
+        }
+        self.to_account_here(stanza, to, origin, routes);
+    }
+
+    /// As [`Node::to_account`], to one that lives here.
+    fn to_account_here(
         self: &Arc<Self>,
         stanza: Stanza,
         to: &Jid,
@@ -293,12 +360,9 @@ impl Node {
         let copy = stanza.clone();
         let sender = origin.map(|o| o.session);
         let origin = origin.filter(|o| o.seq > 0);
-        let session = origin.and_then(|o| self.sessions.get(o.session));
-        let waiting = origin.zip(session);
-        if let Some((origin, session)) = &waiting {
-            session.expect(origin.seq, 1);
+        if let Some(origin) = origin {
+            self.expect_more(origin, 1);
         }
-        let settled = waiting.clone();
         let job = move |node: &Arc<Self>,
                         user: Result<&mut User, &StoreError>,
                         fx: &mut Effects| {
@@ -307,11 +371,25 @@ impl Node {
                 Err(_) => fx.routes.extend(stanza.error(&Busy.into())),
             }
             node.expect(origin, fx);
-            settle(settled);
+            node.entity_read(origin);
         };
         if self.with_user_holding(to, sender, job, routes).is_err() {
-            settle(waiting);
+            if let Some((mesh, shard)) = self.elsewhere(to.bare_str())
+                && self
+                    .route_away(mesh, shard, copy.clone(), origin)
+                    .is_ok()
+            {
+                return self.entity_read(origin);
+            }
+            self.entity_read(origin);
             routes.extend(copy.error(&Busy.into()));
+        }
+    }
+
+    /// The entity that a stanza waited for has been read.
+    fn entity_read(&self, origin: Option<Origin>) {
+        if let Some(origin) = origin {
+            self.handled_one(origin);
         }
     }
 
@@ -372,9 +450,3 @@ fn answers_pings(live: &Live, iq: &Stanza) -> bool {
         .is_some_and(|to| live.modules(to.domain()).ping)
 }
 
-/// The entity that a stanza waited for has been read.
-fn settle(waiting: Option<(Origin, Arc<Session>)>) {
-    if let Some((origin, session)) = waiting {
-        session.handled(origin.seq);
-    }
-}

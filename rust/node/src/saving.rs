@@ -195,11 +195,9 @@ impl Node {
         };
         let is_its = |effect: &&Local| matches!(effect, Local::Store { origin: Some(o), .. } if *o == origin);
         let count = fx.local.iter().filter(is_its).count();
-        if count > 0
-            && let Some(session) = self.sessions.get(origin.session)
-        {
+        if count > 0 {
             // As many as one transition has effects.
-            session.expect(origin.seq, u32::try_from(count).unwrap_or(u32::MAX));
+            self.expect_more(origin, u32::try_from(count).unwrap_or(u32::MAX));
         }
     }
 
@@ -220,12 +218,10 @@ impl Node {
         }
         if let Some(origin) = origin.filter(|o| o.seq > 0) {
             match &feeder {
-                Some(feeder) if feeder.id == origin.session => feeder.handled(origin.seq),
-                _ => {
-                    if let Some(session) = self.sessions.get(origin.session) {
-                        session.handled(origin.seq);
-                    }
+                Some(feeder) if feeder.id == origin.session && self.mesh.is_none() => {
+                    feeder.handled(origin.seq);
                 }
+                _ => self.handled_one(origin),
             }
         }
         if let Some(feeder) = feeder {

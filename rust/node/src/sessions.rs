@@ -29,6 +29,8 @@ struct Entry {
     resumable: Option<Resumable>,
     /// When a session without connection ends, ms since 1970; 0 while it has one.
     ends_ms: u64,
+    /// What the entity knows of it, for its next home; there while that is another node.
+    keepsake: Option<Arc<[u8]>>,
 }
 
 /// All sessions of this process.
@@ -70,6 +72,7 @@ impl Sessions {
             session,
             resumable: None,
             ends_ms: 0,
+            keepsake: None,
         };
         self.slice(number).write().insert(number, entry);
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -82,6 +85,26 @@ impl Sessions {
             .read()
             .get(&id.number)
             .map(|e| Arc::clone(&e.session))
+    }
+
+    /// Notes what the entity of a session knows of it.
+    pub fn keep(&self, number: u64, keepsake: Arc<[u8]>) {
+        if let Some(entry) = self.slice(number).write().get_mut(&number) {
+            entry.keepsake = Some(keepsake);
+        }
+    }
+
+    /// Forgets it: its entity lives here.
+    pub fn unkeep(&self, number: u64) {
+        if let Some(entry) = self.slice(number).write().get_mut(&number) {
+            entry.keepsake = None;
+        }
+    }
+
+    /// What was last noted so.
+    #[must_use]
+    pub fn kept(&self, number: u64) -> Option<Arc<[u8]>> {
+        self.slice(number).read().get(&number)?.keepsake.clone()
     }
 
     /// Makes a session resumable.

@@ -37,6 +37,9 @@ pub type Job = Box<dyn FnOnce(&Arc<Node>, Result<&mut User, &StoreError>, &mut E
 /// What waits for an entity to be read.
 #[derive(Default)]
 pub struct Waiting {
+    /// Before the others: the entity's sessions, told by the nodes that hold their sockets. Each
+    /// session is in it once, so it is bounded as they are.
+    pub first: VecDeque<Job>,
     /// In the order in which they came.
     pub jobs: VecDeque<Job>,
     /// Sessions that read on once the jobs are done and what they route has been routed.
@@ -209,6 +212,20 @@ impl Shard {
             Slot::Live(user, touch) => Some((&mut **user, touch.is_temporary)),
             Slot::Loading(..) => None,
         })
+    }
+
+    /// Whether one of these entities is being read.
+    #[must_use]
+    pub fn is_reading(&self, is_meant: impl Fn(&str) -> bool) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|slot| matches!(slot, Slot::Loading(..)) && is_meant(slot.bare()))
+    }
+
+    /// Forgets entities that live elsewhere from now on; what waits for one that is being read
+    /// goes with it to its end.
+    pub fn forget(&mut self, is_lost: impl Fn(&str) -> bool) {
+        self.slots
+            .retain(|slot| matches!(slot, Slot::Loading(..)) || !is_lost(slot.bare()));
     }
 
     /// How many entities are in memory.

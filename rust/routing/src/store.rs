@@ -430,6 +430,11 @@ pub trait Store: Send + Sync + 'static {
     /// The record of a user; `None`: no such account. Roster, requests and block list are sorted
     /// by address.
     fn user(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>>;
+    /// As [`Store::user`], of one whose former home may have died: with the newest messages of the
+    /// archive, so that what is sent again is known.
+    fn user_of_dead(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
+        self.user(jid)
+    }
     /// What authenticates an account; `None`: no such account. Keys come strongest hash first.
     fn credentials(&self, jid: &Jid) -> StoreFuture<Option<Credentials>>;
     /// Accounts of a domain, by localpart (order of bytes), behind `after`, at most `limit`

@@ -5,6 +5,7 @@
 
 pub mod jid;
 pub mod ns;
+pub mod packed;
 pub mod sasl;
 pub mod stanza;
 pub mod stream;

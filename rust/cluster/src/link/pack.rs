@@ -99,6 +99,7 @@ pub(super) fn words(words: &Words, epoch: u64, clock: u64) -> v1::Words {
                 put(&mut outcomes, epoch.0);
             }
             Outcome::Refused => put(&mut outcomes, 2),
+            Outcome::NotYet => put(&mut outcomes, 3),
         }
     }
     v1::Words {
@@ -121,6 +122,7 @@ pub(super) fn unwords(message: &v1::Words) -> Result<Words, Garbled> {
             0 => Outcome::Done,
             1 => Outcome::Returned(Epoch(take(bytes, &mut at)?)),
             2 => Outcome::Refused,
+            3 => Outcome::NotYet,
             _ => return Err(Garbled),
         };
         outcomes.push((number, outcome));
@@ -158,6 +160,7 @@ mod tests {
                 (1, Outcome::Done),
                 (300, Outcome::Returned(Epoch(77))),
                 (2, Outcome::Refused),
+                (3, Outcome::NotYet),
             ],
         };
         assert_eq!(unwords(&words(&said, 1, 2)), Ok(said));

@@ -76,6 +76,7 @@ impl User {
     pub(super) fn block_list(&mut self, session: SessionId) -> Result<CallAnswer, StanzaError> {
         let at = self.index(session).ok_or(StanzaCondition::ItemNotFound)?;
         self.sessions[at].wants_blocks = true;
+        self.note_change(at);
         Ok(CallAnswer::Jids(self.blocked.jids.clone()))
     }
 

@@ -35,6 +35,7 @@ impl User {
                     (true, true) => session.carbons_since_ms,
                     (true, false) => t.now_ms,
                 };
+                self.note_change(at);
                 Ok(CallAnswer::Done)
             }
             Call::LastActivity => Ok(CallAnswer::Activity {

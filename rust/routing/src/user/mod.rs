@@ -7,6 +7,7 @@ mod call;
 mod carbons;
 mod delivery;
 mod keeping;
+mod moving;
 mod offline;
 mod presence;
 mod roster;
@@ -24,6 +25,7 @@ use blocking::BlockList;
 use offline::{Backlog, Reading};
 use presence::Available;
 use roster::Roster;
+pub use moving::Rebound;
 pub use roster::item_element;
 use std::sync::Arc;
 
@@ -262,6 +264,8 @@ struct Session {
     is_interested: bool,
     /// Gets block list pushes.
     wants_blocks: bool,
+    /// What is known of it is new to the node that holds its socket.
+    is_changed: bool,
 }
 
 impl Session {
@@ -301,6 +305,8 @@ pub struct User {
     last_status: Box<str>,
     /// Counts block list pushes, for their ids.
     pushes: u32,
+    /// See [`User::take_changed`].
+    has_changed: bool,
 }
 
 impl User {
@@ -327,6 +333,7 @@ impl User {
             last_seen_ms: record.last_seen_ms,
             last_status: record.last_status.into(),
             pushes: 0,
+            has_changed: false,
         }
     }
 
@@ -404,7 +411,9 @@ impl User {
             reading: None,
             is_interested: false,
             wants_blocks: false,
+            is_changed: false,
         });
+        self.note_change(self.sessions.len() - 1);
         Ok(())
     }
 

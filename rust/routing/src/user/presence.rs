@@ -14,17 +14,17 @@ const STATUS_BYTES: usize = 1024;
 /// The presence of an available session: what is its own in the stanza, since there are many.
 #[derive(Debug)]
 pub(super) struct Available {
-    id: Option<Arc<str>>,
-    lang: Option<Arc<str>>,
-    extra: Arc<str>,
-    payload: Arc<Payload>,
+    pub id: Option<Arc<str>>,
+    pub lang: Option<Arc<str>>,
+    pub extra: Arc<str>,
+    pub payload: Arc<Payload>,
     pub priority: i8,
     /// When it was sent, ms since 1970.
-    at_ms: u64,
+    pub at_ms: u64,
     /// Since when the priority has been 0 or more without a break; `u64::MAX`: it is not.
     pub receiving_since_ms: u64,
     /// Whether the payload carries its delay stamp.
-    is_stamped: bool,
+    pub is_stamped: bool,
 }
 
 impl Available {
@@ -101,6 +101,7 @@ impl User {
             Kind::Unavailable if has_to => {
                 let session = &mut self.sessions[at];
                 session.directed.retain(|d| Some(d) != stanza.to.as_ref());
+                self.note_change(at);
                 t.fx.route(stanza);
             }
             Kind::Unavailable => {
@@ -199,6 +200,7 @@ impl User {
             receiving_since_ms,
             is_stamped: false,
         }));
+        self.note_change(at);
         self.broadcast(&stanza, t);
         if is_initial {
             self.greet(at, t);
@@ -250,6 +252,7 @@ impl User {
         let (id, jid) = (session.id, session.jid.clone());
         let was_available = session.presence.take().is_some();
         let directed = std::mem::take(&mut session.directed);
+        self.note_change(at);
         if is_explicit {
             self.pause_reading(at, t);
         }
@@ -292,6 +295,7 @@ impl User {
                     return;
                 }
                 session.directed.insert(place, to);
+                self.note_change(at);
             }
         }
         t.fx.route(stanza);

@@ -246,6 +246,7 @@ impl User {
         if let Some(session) = session {
             let at = self.index(session).ok_or(StanzaCondition::ItemNotFound)?;
             self.sessions[at].is_interested = true;
+            self.note_change(at);
         }
         let current = self.roster.ver();
         if ver == Some(current.as_str()) {

@@ -686,7 +686,7 @@ pub(super) fn state(
             rusqlite::Error::FromSqlConversionFailure(0, Type::Text, error.into())
         })?,
         recent: match unclean {
-            Some(upto) => recent(db, owner, upto)?,
+            Some(upto) => recent(db, owner, upto.min(newest))?,
             None => Vec::new(),
         },
         filed,

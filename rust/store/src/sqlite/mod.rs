@@ -238,6 +238,11 @@ impl Store for Sqlite {
         self.read(jid, move |db| query::user(db, &account, unclean))
     }
 
+    fn user_of_dead(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
+        let account = jid.clone();
+        self.read(jid, move |db| query::user(db, &account, Some(i64::MAX)))
+    }
+
     fn credentials(&self, jid: &Jid) -> StoreFuture<Option<Credentials>> {
         let account = jid.clone();
         self.read(jid, move |db| query::credentials(db, &account))

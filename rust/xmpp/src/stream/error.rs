@@ -93,7 +93,7 @@ impl StreamError {
 
     fn write_bytes(&self, framing: Framing, bytes: &mut Vec<u8>) {
         match framing {
-            Framing::Tcp => bytes.extend_from_slice(b"<stream:error>"),
+            Framing::Tcp | Framing::Relay => bytes.extend_from_slice(b"<stream:error>"),
             Framing::WebSocket => {
                 bytes.extend_from_slice(b"<stream:error xmlns:stream='");
                 bytes.extend_from_slice(ns::STREAM.as_bytes());

@@ -14,6 +14,9 @@ pub enum Framing {
     /// RFC 7395: every element declares its own namespace and is one WebSocket message. What a
     /// stream writes for WebSocket is a sequence of messages, split by [`Outgoing::messages`].
     WebSocket,
+    /// Packed, for the node that holds the session's socket ([`crate::packed`]); nothing but
+    /// stanzas is written so.
+    Relay,
 }
 
 impl Framing {
@@ -22,7 +25,7 @@ impl Framing {
     #[must_use]
     pub fn default_ns(self) -> &'static str {
         match self {
-            Self::Tcp => ns::CLIENT,
+            Self::Tcp | Self::Relay => ns::CLIENT,
             Self::WebSocket => "",
         }
     }
@@ -66,11 +69,11 @@ impl Outgoing {
 
     /// Appends a stanza.
     pub fn write_stanza(&mut self, stanza: &Stanza) {
-        let xmlns = match self.framing {
-            Framing::Tcp => None,
-            Framing::WebSocket => Some(ns::CLIENT),
-        };
-        self.message(|bytes| stanza.write(xmlns, bytes));
+        match self.framing {
+            Framing::Tcp => stanza.write(None, &mut self.bytes),
+            Framing::WebSocket => self.message(|bytes| stanza.write(Some(ns::CLIENT), bytes)),
+            Framing::Relay => stanza.pack(&mut self.bytes),
+        }
     }
 
     /// Appends any other first-level element. Not for those in the streams namespace, which need

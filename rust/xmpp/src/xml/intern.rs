@@ -218,7 +218,7 @@ impl Known {
 }
 
 /// A namespace, borrowed where we know it.
-pub(super) fn namespace(uri: &str) -> Text {
+pub(crate) fn namespace(uri: &str) -> Text {
     match NAMESPACE_TABLE.find(uri) {
         Some((_, known)) => Text::Borrowed(known),
         None => Text::Owned(uri.to_owned()),
@@ -226,7 +226,7 @@ pub(super) fn namespace(uri: &str) -> Text {
 }
 
 /// A local name, borrowed where it is a frequent one.
-pub(super) fn name(local: &str) -> Text {
+pub(crate) fn name(local: &str) -> Text {
     match NAME_TABLE.find(local) {
         Some((_, known)) => Text::Borrowed(known),
         None => Text::Owned(local.to_owned()),

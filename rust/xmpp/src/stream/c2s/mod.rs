@@ -220,7 +220,7 @@ impl Stream {
     #[must_use]
     pub fn new(config: Arc<Config>, framing: Framing, channel: Channel) -> Self {
         let reader = match framing {
-            Framing::Tcp => Reader::tcp(config.limits_before_login),
+            Framing::Tcp | Framing::Relay => Reader::tcp(config.limits_before_login),
             Framing::WebSocket => Reader::websocket(config.limits_before_login),
         };
         Self {

@@ -112,7 +112,7 @@ impl Stream {
         let framing = self.framing;
         out.message(|bytes| {
             bytes.extend_from_slice(match framing {
-                Framing::Tcp => b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
+                Framing::Tcp | Framing::Relay => b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
                       xmlns:stream='http://etherx.jabber.org/streams'"
                     .as_slice(),
                 Framing::WebSocket => b"<open xmlns='urn:ietf:params:xml:ns:xmpp-framing'",
@@ -131,7 +131,7 @@ impl Stream {
             }
             bytes.extend_from_slice(b" xml:lang='en'");
             bytes.extend_from_slice(match framing {
-                Framing::Tcp => b">".as_slice(),
+                Framing::Tcp | Framing::Relay => b">".as_slice(),
                 Framing::WebSocket => b"/>",
             });
         });
@@ -140,7 +140,7 @@ impl Stream {
 
     pub(super) fn write_footer(&self, out: &mut Outgoing) {
         out.raw(match self.framing {
-            Framing::Tcp => b"</stream:stream>",
+            Framing::Tcp | Framing::Relay => b"</stream:stream>",
             Framing::WebSocket => b"<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>",
         });
     }
@@ -148,7 +148,7 @@ impl Stream {
     fn write_features(&self, out: &mut Outgoing) {
         out.message(|bytes| {
             bytes.extend_from_slice(match self.framing {
-                Framing::Tcp => b"<stream:features>".as_slice(),
+                Framing::Tcp | Framing::Relay => b"<stream:features>".as_slice(),
                 Framing::WebSocket => {
                     b"<stream:features xmlns:stream='http://etherx.jabber.org/streams'>"
                 }

@@ -1,0 +1,206 @@
+//! Stanzas that other nodes brought and wait to hear about: how much of each is still to be done.
+
+use antiphon_routing::SessionId;
+use antiphon_routing::effect::Origin;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The `node` of a session id that names no session but a unit of a link: incarnations are small
+/// numbers and far below.
+const LINK: u32 = u32::MAX;
+
+/// A unit of a link, of which its sender is told when it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Brought {
+    /// By which node.
+    pub peer: u32,
+    /// Its number on that node's link.
+    pub number: u64,
+}
+
+#[derive(Debug)]
+struct Count {
+    /// Who waits: nobody for what was handed over, until it is brought again.
+    brought: Vec<Brought>,
+    left: u32,
+    /// A former home has handed it over: who brings it must not begin it again.
+    is_handed: bool,
+}
+
+/// What becomes of a stanza that is brought again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// It was never begun here.
+    New,
+    /// It is under way; its sender is told when it is done.
+    Waits,
+    /// It is done.
+    Done,
+}
+
+/// The table. It holds what links have brought and not yet been told of, which their windows bound.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    open: Mutex<HashMap<Origin, Count>>,
+    next: AtomicU64,
+}
+
+impl Counts {
+    /// Opens a count of one thing for a stanza of a session elsewhere.
+    pub fn open(&self, origin: Origin, brought: Brought) {
+        let count = Count {
+            brought: vec![brought],
+            left: 1,
+            is_handed: false,
+        };
+        self.open.lock().insert(origin, count);
+    }
+
+    /// As [`Counts::open`] for a unit that belongs to no session here; what counts goes by the
+    /// name that this gives back.
+    pub fn open_unnamed(&self, brought: Brought) -> Origin {
+        let origin = Origin {
+            session: SessionId {
+                node: LINK,
+                number: self.next.fetch_add(1, Ordering::Relaxed),
+            },
+            seq: 1,
+        };
+        self.open(origin, brought);
+        origin
+    }
+
+    /// One more thing of a stanza whose former home handed it over; its sender comes with the
+    /// stanza itself.
+    pub fn open_handed(&self, origin: Origin) {
+        let mut open = self.open.lock();
+        let count = open.entry(origin).or_insert_with(|| Count {
+            brought: Vec::new(),
+            left: 0,
+            is_handed: true,
+        });
+        count.left += 1;
+    }
+
+    /// Looks whether a stanza was handed over by a former home of its sender.
+    pub fn join(&self, origin: Origin, brought: Brought) -> Joined {
+        let mut open = self.open.lock();
+        let Some(count) = open.get_mut(&origin).filter(|c| c.is_handed) else {
+            return Joined::New;
+        };
+        if count.left == 0 {
+            open.remove(&origin);
+            return Joined::Done;
+        }
+        count.brought.push(brought);
+        Joined::Waits
+    }
+
+    /// As [`Counts::join`] for a session here, which counts by itself.
+    pub fn was_begun(&self, origin: Origin) -> bool {
+        let is_begun = self.open.lock().get(&origin).is_some_and(|c| c.is_handed);
+        is_begun && self.open.lock().remove(&origin).is_some()
+    }
+
+    /// So many more things must be done.
+    pub fn expect(&self, origin: Origin, more: u32) {
+        if let Some(count) = self.open.lock().get_mut(&origin) {
+            count.left = count.left.saturating_add(more);
+        }
+    }
+
+    /// One of them is done; who waited, if that was the last.
+    pub fn handled(&self, origin: Origin) -> Vec<Brought> {
+        let mut open = self.open.lock();
+        let Some(count) = open.get_mut(&origin) else {
+            return Vec::new();
+        };
+        count.left = count.left.saturating_sub(1);
+        // What was handed over is remembered until it is brought again.
+        if count.left > 0 || (count.is_handed && count.brought.is_empty()) {
+            return Vec::new();
+        }
+        open.remove(&origin).map_or_else(Vec::new, |c| c.brought)
+    }
+
+    /// Whether something of it is still to be done.
+    pub fn is_open(&self, origin: Origin) -> bool {
+        self.open.lock().contains_key(&origin)
+    }
+
+    /// Takes out what sessions brought that are meant, for their senders to bring it elsewhere.
+    pub fn take(&self, is_meant: impl Fn(SessionId) -> bool) -> Vec<Brought> {
+        let mut open = self.open.lock();
+        let is_its = |origin: &Origin, _: &mut Count| {
+            origin.session.node != LINK && is_meant(origin.session)
+        };
+        let taken = open.extract_if(is_its);
+        taken.flat_map(|(_, count)| count.brought).collect()
+    }
+
+    /// Forgets what a node brought that is gone.
+    pub fn forget(&self, peer: u32) {
+        self.open.lock().retain(|origin, count| {
+            count.brought.retain(|brought| brought.peer != peer);
+            // Nobody will bring it again.
+            !(count.is_handed && count.left == 0 && origin.session.node == peer)
+        });
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.open.lock().clear();
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.open.lock().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_done_when_its_last_thing_is() {
+        let counts = Counts::default();
+        let brought = Brought { peer: 3, number: 9 };
+        let origin = counts.open_unnamed(brought);
+        let other = counts.open_unnamed(Brought { peer: 4, number: 9 });
+        assert_ne!(origin, other);
+        counts.expect(origin, 2);
+        assert_eq!(counts.handled(origin), []);
+        assert_eq!(counts.handled(origin), []);
+        assert_eq!(counts.handled(origin), [brought]);
+        assert_eq!(counts.handled(origin), []);
+        counts.forget(4);
+        assert_eq!(counts.handled(other), []);
+        assert_eq!(counts.len(), 0);
+    }
+
+    #[test]
+    fn what_a_former_home_handed_over_is_told_to_who_brings_it_again() {
+        let counts = Counts::default();
+        let session = SessionId { node: 3, number: 7 };
+        let origin = Origin { session, seq: 2 };
+        counts.open_handed(origin);
+        counts.open_handed(origin);
+        let brought = Brought { peer: 3, number: 1 };
+        assert_eq!(counts.join(origin, brought), Joined::Waits);
+        assert_eq!(counts.handled(origin), []);
+        assert_eq!(counts.handled(origin), [brought]);
+        assert_eq!(counts.join(origin, brought), Joined::New);
+        counts.open_handed(origin);
+        assert_eq!(counts.handled(origin), []);
+        assert_eq!(counts.join(origin, brought), Joined::Done);
+        counts.open_handed(origin);
+        assert_eq!(counts.handled(origin), []);
+        counts.forget(3);
+        assert_eq!(counts.join(origin, brought), Joined::New);
+        counts.open(origin, brought);
+        assert_eq!(counts.take(|id| id == session), [brought]);
+        assert!(!counts.is_open(origin));
+    }
+}

@@ -1,0 +1,352 @@
+//! What is on its way to homes: by shard in order, kept until it is called done.
+//!
+//! [`antiphon_cluster::router`] decides; here are its locks, the links, and what goes to a home that
+//! is this node. A shard that is served here and has no lane goes by none: that is the way of a
+//! message between users who live here.
+
+use super::unit::Unit;
+use super::{Awaited, Mesh};
+use crate::node::Node;
+use antiphon_cluster::id::Incarnation;
+use antiphon_cluster::link::Class;
+use antiphon_cluster::relay::Outcome;
+use antiphon_cluster::router::{Send, Ticket};
+use antiphon_routing::home::SHARDS;
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Locks; a power of two.
+const LOCKS: usize = 64;
+/// Bytes that one lock's lanes keep; beyond that units are refused. What sessions here send is
+/// bounded for each of them besides.
+const BYTES: usize = 16 << 20;
+
+/// A unit on its way to a home.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub unit: Bytes,
+    pub awaited: Awaited,
+}
+
+type Router = antiphon_cluster::router::Router<Arc<Parcel>>;
+type Sends = Vec<Send<Arc<Parcel>>>;
+
+/// The lanes of one lock.
+#[derive(Debug)]
+pub(super) struct Slice {
+    router: Router,
+    /// For this node, in order.
+    here: VecDeque<(Ticket, Arc<Parcel>)>,
+    /// The first of those is being handled.
+    is_busy: bool,
+}
+
+/// All lanes.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    slices: Box<[Mutex<Slice>]>,
+    /// Whether a shard has a lane.
+    open: Box<[AtomicBool]>,
+    /// By node and number of the unit.
+    sent: Mutex<HashMap<(u32, u64), (u16, Ticket)>>,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        let slice = || Slice {
+            router: Router::new(BYTES),
+            here: VecDeque::new(),
+            is_busy: false,
+        };
+        Self {
+            slices: (0..LOCKS).map(|_| Mutex::new(slice())).collect(),
+            open: (0..SHARDS).map(|_| AtomicBool::new(false)).collect(),
+            sent: Mutex::default(),
+        }
+    }
+}
+
+impl Lanes {
+    fn slice(&self, shard: u16) -> MutexGuard<'_, Slice> {
+        self.slices[usize::from(shard) & (LOCKS - 1)].lock()
+    }
+
+    /// Whether something is on its way to a shard: then what follows goes behind it.
+    pub fn is_open(&self, shard: u16) -> bool {
+        let open = self.open.get(usize::from(shard));
+        open.is_some_and(|open| open.load(Ordering::Acquire))
+    }
+
+    fn note(&self, slice: &Slice, shard: u16) {
+        if let Some(open) = self.open.get(usize::from(shard)) {
+            open.store(slice.router.has(shard), Ordering::Release);
+        }
+    }
+
+    fn note_all(&self, slice: &Slice, shards: &[u16]) {
+        for shard in shards {
+            self.note(slice, *shard);
+        }
+    }
+
+    /// How many units are on their way.
+    pub fn len(&self) -> usize {
+        self.slices.iter().map(|s| s.lock().router.len()).sum()
+    }
+
+    /// Stanzas sent again to another home.
+    pub fn again(&self) -> u64 {
+        let counts = self.slices.iter().map(|s| s.lock().router.counts().again);
+        counts.sum()
+    }
+
+    /// Forgets everything, as when this node is out.
+    pub fn clear(&self) {
+        for slice in &self.slices {
+            let mut slice = slice.lock();
+            slice.router = Router::new(BYTES);
+            slice.here.clear();
+        }
+        self.sent.lock().clear();
+        for open in &self.open {
+            open.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl Mesh {
+    /// Sends what the router wants sent; its slice is locked.
+    fn perform(&self, slice: &mut Slice, mut sends: Sends) {
+        let map = self.map();
+        while !sends.is_empty() {
+            let mut failed = Vec::new();
+            for send in sends.drain(..) {
+                if send.to.0 == self.me() {
+                    slice.here.push_back((send.ticket, send.stanza));
+                    continue;
+                }
+                // Locked first: it may be done before the number is noted.
+                let mut sent = self.lanes.sent.lock();
+                let unit = send.stanza.unit.clone();
+                match self.links.send(send.to.0, Class::Stanza, unit) {
+                    Ok(number) => {
+                        sent.insert((send.to.0, number), (send.shard, send.ticket));
+                    }
+                    Err(_) => failed.push((send.shard, send.ticket)),
+                }
+            }
+            for (shard, ticket) in failed {
+                // The link is not there yet, or any more: looked at again with the next tick.
+                slice.router.not_yet(map.as_deref(), ticket, &mut sends);
+                self.retry.lock().insert(shard);
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Sends a unit to the home of its shard, now or when that can take it. `source`: the shard of
+    /// the entity that sends it on, where one does.
+    ///
+    /// # Errors
+    /// What waits for it comes back: too much is on its way.
+    pub(super) fn to_home(
+        self: &Arc<Self>,
+        mesh: &Mesh,
+        (shard, source): (u16, Option<u16>),
+        unit: Bytes,
+        awaited: Awaited,
+    ) -> Result<(), Awaited> {
+        let size = unit.len();
+        let parcel = Arc::new(Parcel { unit, awaited });
+        let map = mesh.map();
+        let mut sends = Vec::new();
+        let mut slice = mesh.lanes.slice(shard);
+        let copy = Arc::clone(&parcel);
+        let place = (shard, source);
+        let routed = slice
+            .router
+            .route(map.as_deref(), place, size, copy, &mut sends);
+        mesh.perform(&mut slice, sends);
+        mesh.lanes.note(&slice, shard);
+        let is_here = !slice.here.is_empty();
+        drop(slice);
+        if is_here {
+            self.work_here(mesh, shard);
+        }
+        match (routed, Arc::try_unwrap(parcel)) {
+            (Err(_), Ok(parcel)) => Err(parcel.awaited),
+            _ => Ok(()),
+        }
+    }
+
+    /// Handles what goes to homes here, one after another, so that what comes meanwhile goes behind
+    /// the rest.
+    fn work_here(self: &Arc<Self>, mesh: &Mesh, shard: u16) {
+        loop {
+            let mut slice = mesh.lanes.slice(shard);
+            if slice.is_busy {
+                return;
+            }
+            let Some((ticket, parcel)) = slice.here.pop_front() else {
+                return;
+            };
+            slice.is_busy = true;
+            drop(slice);
+            let place = super::unit::shard_of_unit(&parcel.unit).unwrap_or(shard);
+            let outcome = self.parcel_here(mesh, place, &parcel);
+            mesh.lanes.slice(shard).is_busy = false;
+            self.outcome_of(mesh, place, ticket, outcome);
+        }
+    }
+
+    fn parcel_here(self: &Arc<Self>, mesh: &Mesh, shard: u16, parcel: &Parcel) -> Outcome {
+        match mesh.judge(mesh.me(), shard) {
+            Ok(_guard) => {
+                self.own_unit_here(mesh, &parcel.unit, &parcel.awaited);
+                Outcome::Done
+            }
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// What became of units of ours.
+    pub fn units_settled(self: &Arc<Self>, peer: u32, outcomes: &[(u64, Outcome)]) {
+        let Some(mesh) = self.mesh.as_deref() else {
+            return;
+        };
+        for (number, outcome) in outcomes {
+            let sent = mesh.lanes.sent.lock().remove(&(peer, *number));
+            match sent {
+                Some((shard, ticket)) => self.outcome_of(mesh, shard, ticket, *outcome),
+                None => mesh.flushed(peer, *number),
+            }
+        }
+    }
+
+    fn outcome_of(self: &Arc<Self>, mesh: &Mesh, shard: u16, ticket: Ticket, outcome: Outcome) {
+        let map = mesh.map();
+        let map = map.as_deref();
+        let mut sends = Vec::new();
+        let mut slice = mesh.lanes.slice(shard);
+        let done = match outcome {
+            Outcome::Done | Outcome::Refused => slice.router.done(map, ticket, &mut sends),
+            Outcome::Returned(epoch) => {
+                slice.router.returned(map, ticket, epoch, &mut sends);
+                None
+            }
+            Outcome::NotYet => {
+                slice.router.not_yet(map, ticket, &mut sends);
+                None
+            }
+        };
+        mesh.perform(&mut slice, sends);
+        mesh.lanes.note(&slice, shard);
+        let is_here = !slice.here.is_empty();
+        drop(slice);
+        if let Some(parcel) = done {
+            if outcome == Outcome::Refused {
+                self.parcel_refused(&parcel);
+            }
+            self.settle(&parcel.awaited);
+        }
+        if is_here {
+            self.work_here(mesh, shard);
+        }
+    }
+
+    fn parcel_refused(self: &Arc<Self>, parcel: &Parcel) {
+        match Unit::unpack(&parcel.unit) {
+            Ok(Unit::Stanza { stanza, .. }) => {
+                if let Awaited::Session(session, ..) = &parcel.awaited {
+                    self.refuse_to(session, &stanza);
+                }
+            }
+            Ok(Unit::Route { stanza }) => {
+                if let Some(error) = stanza.error(&crate::node::Busy.into()) {
+                    self.route(error, None);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A map came into force.
+    pub(super) fn map_lanes(self: &Arc<Self>, mesh: &Mesh) {
+        let Some(map) = mesh.map() else {
+            return;
+        };
+        mesh.lanes
+            .sent
+            .lock()
+            .retain(|(peer, _), _| map.knows(Incarnation(*peer)));
+        for at in 0..LOCKS {
+            let mut sends = Vec::new();
+            let mut slice = mesh.lanes.slices[at].lock();
+            let shards = slice.router.shards();
+            slice.router.mapped(&map, &mut sends);
+            mesh.perform(&mut slice, sends);
+            mesh.lanes.note_all(&slice, &shards);
+            let is_here = !slice.here.is_empty();
+            drop(slice);
+            if is_here {
+                self.work_here(mesh, at as u16);
+            }
+        }
+    }
+
+    /// Homes say that they take stanzas for these shards.
+    pub(super) fn lanes_ready(self: &Arc<Self>, mesh: &Mesh, shards: &[u16]) {
+        let map = mesh.map();
+        for shard in shards {
+            let mut sends = Vec::new();
+            let mut slice = mesh.lanes.slice(*shard);
+            slice.router.ready(map.as_deref(), *shard, &mut sends);
+            mesh.perform(&mut slice, sends);
+            mesh.lanes.note(&slice, *shard);
+            let is_here = !slice.here.is_empty();
+            drop(slice);
+            if is_here {
+                self.work_here(mesh, *shard);
+            }
+        }
+    }
+
+    /// Takes out, in order, what entities of a shard sent on and no home has taken. Whether that is
+    /// all: not while a home has something and has not said what became of it.
+    pub(super) fn take_legs(
+        &self,
+        mesh: &Mesh,
+        source: u16,
+        legs: &mut Vec<Arc<Parcel>>,
+    ) -> bool {
+        let mut is_all = true;
+        for slice in &mesh.lanes.slices {
+            let mut slice = slice.lock();
+            if slice.router.is_flying_from(source) {
+                is_all = false;
+                continue;
+            }
+            let shards = slice.router.shards();
+            legs.extend(slice.router.take_held(source));
+            mesh.lanes.note_all(&slice, &shards);
+        }
+        is_all
+    }
+
+    /// What entities of a dropped shard had sent on: nobody waits for it any more.
+    pub(super) fn drop_legs(&self, mesh: &Mesh, source: u16) {
+        let map = mesh.map();
+        for slice in &mesh.lanes.slices {
+            let mut slice = slice.lock();
+            let mut sends = Vec::new();
+            let shards = slice.router.shards();
+            slice.router.take_from(map.as_deref(), source, &mut sends);
+            mesh.perform(&mut slice, sends);
+            mesh.lanes.note_all(&slice, &shards);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The end of shards that go: what is under way for them ends, what is known of them is written
+//! down.
+
+use super::conductor::{Event, Flushed};
+use super::proxies::Foreign;
+use super::unit::{Known, Leg, Unit, shard_of_unit};
+use super::{Awaited, Mesh};
+use crate::node::Node;
+use antiphon_cluster::id::Epoch;
+use antiphon_cluster::link::Class;
+use antiphon_cluster::relay::Outcome;
+use antiphon_routing::SessionId;
+use antiphon_routing::effect::Origin;
+use antiphon_routing::home::shard_of;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// How long what is under way may take before shards are given away without it.
+const FLUSH: Duration = Duration::from_secs(10);
+/// How long the node of a socket may take to take what it is sent.
+const LINK: Duration = Duration::from_secs(3);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(2);
+
+impl Node {
+    /// Ends what is under way for shards that are not served any more, and tells the conductor.
+    pub(super) async fn release_shards(self: Arc<Self>, shards: Vec<u16>, epoch: Epoch) {
+        let Some(mesh) = self.mesh.clone() else {
+            return;
+        };
+        let deadline = Instant::now() + FLUSH;
+        let is_quiet = || shards.iter().all(|shard| mesh.homes.is_quiet(*shard));
+        while !is_quiet() && Instant::now() < deadline {
+            sleep(PAUSE).await;
+        }
+        let is_clean = is_quiet();
+        let lost: HashSet<u16> = shards.iter().copied().collect();
+        let is_lost = |bare: &str| lost.contains(&shard_of(bare));
+        let mut sessions = self.write_down(&mesh, is_lost);
+        self.forget_entities(is_lost);
+        let proxies = mesh.proxies.those(|f| is_lost(f.session.jid.bare_str()));
+        self.give_last(&mesh, &proxies, epoch).await;
+        let mut legs = self.legs_of(&mesh, &shards, deadline).await;
+        let ids: HashSet<SessionId> = proxies.iter().map(|f| f.session.id).collect();
+        for brought in mesh.counts.take(|id| ids.contains(&id)) {
+            // Its sender brings it to the next home, which has what became of it.
+            let outcome = Outcome::Returned(epoch);
+            mesh.links
+                .done(brought.peer, Class::Stanza, brought.number, outcome);
+        }
+        let flushed = shards.into_iter().map(|shard| Flushed {
+            shard,
+            is_clean,
+            sessions: sessions.remove(&shard).unwrap_or_default(),
+            legs: legs.remove(&shard).unwrap_or_default(),
+        });
+        mesh.happened(Event::Flushed(flushed.collect()));
+    }
+
+    /// What the entities of these shards know of their sessions.
+    fn write_down(
+        &self,
+        mesh: &Mesh,
+        is_lost: impl Fn(&str) -> bool,
+    ) -> HashMap<u16, Vec<Known>> {
+        let mut all: HashMap<u16, Vec<Known>> = HashMap::new();
+        for mut slice in self.shards.each() {
+            for (user, _) in slice.users().filter(|(user, _)| is_lost(user.jid().as_str())) {
+                for (id, jid) in user.sessions() {
+                    let Some(keepsake) = user.keepsake(id) else {
+                        continue;
+                    };
+                    if id.node == mesh.me() {
+                        // For the home after the next, should that die.
+                        self.sessions.keep(id.number, keepsake.clone().into());
+                    }
+                    let known = Known { id, jid, keepsake };
+                    all.entry(shard_of(user.jid().as_str()))
+                        .or_default()
+                        .push(known);
+                }
+            }
+        }
+        all
+    }
+
+    /// Sends the edges all that their sessions still have here, and waits until they have it.
+    async fn give_last(self: &Arc<Self>, mesh: &Mesh, proxies: &[Arc<Foreign>], epoch: Epoch) {
+        let mut peers = HashSet::new();
+        for foreign in proxies {
+            let id = foreign.session.id;
+            peers.insert(id.node);
+            for brought in foreign.end_inbox() {
+                let outcome = Outcome::Returned(epoch);
+                mesh.links
+                    .done(brought.peer, Class::Stanza, brought.number, outcome);
+            }
+            mesh.proxies.leave(id);
+            for unit in self.last_of_proxy(foreign) {
+                // A node that is gone needs it no more.
+                let _ = mesh.links.send(id.node, Class::Stanza, unit);
+            }
+        }
+        let deadline = Instant::now() + LINK;
+        let mut waiting = Vec::new();
+        for peer in peers {
+            let mut flushes = mesh.flushes.lock();
+            if let Ok(number) = mesh.links.send(peer, Class::Stanza, Unit::Flush.pack()) {
+                let (told, is_told) = oneshot::channel();
+                flushes.insert((peer, number), told);
+                waiting.push(is_told);
+            }
+        }
+        for is_told in waiting {
+            // A node that does not answer is gone, or will drop what is late.
+            let _ = timeout_at(deadline, is_told).await;
+        }
+    }
+
+    /// What the entities of these shards sent on and no home has taken, once every home has said
+    /// what it has.
+    async fn legs_of(
+        &self,
+        mesh: &Mesh,
+        shards: &[u16],
+        deadline: Instant,
+    ) -> HashMap<u16, Vec<Leg>> {
+        let mut legs: HashMap<u16, Vec<Leg>> = HashMap::new();
+        for shard in shards {
+            let mut parcels = Vec::new();
+            while !self.take_legs(mesh, *shard, &mut parcels) && Instant::now() < deadline {
+                sleep(PAUSE).await;
+            }
+            for parcel in parcels {
+                let origin = match &parcel.awaited {
+                    Awaited::Origin(origin) => *origin,
+                    Awaited::Session(..) | Awaited::Nobody => Origin {
+                        session: SessionId { node: 0, number: 0 },
+                        seq: 0,
+                    },
+                };
+                debug_assert!(shard_of_unit(&parcel.unit).is_some());
+                if let Ok(Unit::Route { stanza }) = Unit::unpack(&parcel.unit) {
+                    let leg = Leg { origin, stanza };
+                    legs.entry(*shard).or_default().push(leg);
+                }
+            }
+        }
+        legs
+    }
+
+    /// Forgets entities; whether there were any with sessions.
+    pub(super) fn forget_entities(&self, is_lost: impl Fn(&str) -> bool) -> bool {
+        let mut had_sessions = false;
+        for mut slice in self.shards.each() {
+            let mut users = slice.users();
+            had_sessions |= users.any(|(u, _)| is_lost(u.jid().as_str()) && !u.is_idle());
+            drop(users);
+            slice.forget(&is_lost);
+        }
+        had_sessions
+    }
+}

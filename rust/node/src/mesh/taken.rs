@@ -1,0 +1,38 @@
+//! How the shards that are here came here: what must be known before one of their entities is read.
+
+use antiphon_routing::home::SHARDS;
+use parking_lot::RwLock;
+
+/// How one did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Taken {
+    /// It came from elsewhere: clients may send again what its former home has stored.
+    pub is_new: bool,
+    /// The epoch of the last time at which a home of it died, 0: never. What that home had on its
+    /// way to the store may land at any time, so each archive is taken up once after it, by
+    /// whoever reads its owner first; until then the shard goes from home to home with this.
+    pub dirty: u64,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct TakenUp(RwLock<Vec<Taken>>);
+
+impl Default for TakenUp {
+    fn default() -> Self {
+        Self(RwLock::new(vec![Taken::default(); usize::from(SHARDS)]))
+    }
+}
+
+impl TakenUp {
+    pub fn of(&self, shard: u16) -> Taken {
+        let all = self.0.read();
+        all.get(usize::from(shard)).copied().unwrap_or_default()
+    }
+
+    pub fn set(&self, shard: u16, taken: Taken) {
+        if let Some(slot) = self.0.write().get_mut(usize::from(shard)) {
+            *slot = taken;
+        }
+    }
+}

@@ -1,0 +1,144 @@
+use super::*;
+use antiphon_xmpp::StanzaKind;
+
+fn jid() -> Jid {
+    Jid::parse("juliet@example.org/balcony").unwrap()
+}
+
+fn stanza() -> Stanza {
+    Stanza::new(StanzaKind::Message).from(jid()).with_id("1")
+}
+
+const SESSION: u64 = 77;
+
+#[test]
+fn every_kind_for_a_home_comes_out_as_it_went_in() {
+    let units = [
+        Unit::Stanza {
+            session: SESSION,
+            seq: 300,
+            stanza: stanza(),
+        },
+        Unit::Route { stanza: stanza() },
+        Unit::Bind {
+            session: SESSION,
+            jid: jid(),
+            is_temporary: true,
+        },
+        Unit::End {
+            session: SESSION,
+            jid: jid(),
+            is_confirmed: false,
+            stanzas: vec![(5, stanza()), (6, stanza())],
+        },
+        Unit::Received {
+            owner: jid(),
+            ids: vec![1, 1 << 40],
+        },
+        Unit::Leg {
+            session: SESSION,
+            seq: 4,
+            stanza: stanza(),
+        },
+    ];
+    for unit in units {
+        let bytes = unit.pack_for(4095);
+        assert_eq!(shard_of_unit(&bytes), Some(4095));
+        assert_eq!(Unit::unpack(&bytes), Ok(unit));
+    }
+}
+
+#[test]
+fn every_kind_for_a_node_comes_out_as_it_went_in() {
+    let session = SESSION;
+    let refused = StanzaError::from(StanzaCondition::ResourceConstraint).with_text("too many");
+    let units = [
+        Unit::Deliver {
+            session,
+            packed: &[1, 2, 3],
+        },
+        Unit::Close {
+            session,
+            condition: StreamCondition::Conflict,
+            text: Some("taken"),
+        },
+        Unit::Close {
+            session,
+            condition: StreamCondition::SystemShutdown,
+            text: None,
+        },
+        Unit::Bound {
+            session,
+            refused: None,
+        },
+        Unit::Bound {
+            session,
+            refused: Some(refused),
+        },
+        Unit::Keep {
+            session,
+            keepsake: &[9],
+        },
+        Unit::Flush,
+        Unit::Ready { shards: vec![3, 9] },
+        Unit::Answer { stanza: stanza() },
+        Unit::Component {
+            domain: jid(),
+            is_up: true,
+        },
+        Unit::ToComponent { stanza: stanza() },
+        Unit::Account { jid: jid() },
+    ];
+    for unit in units {
+        let bytes = unit.pack();
+        assert_eq!(shard_of_unit(&bytes), None);
+        assert_eq!(Unit::unpack(&bytes), Ok(unit));
+    }
+}
+
+#[test]
+fn every_kind_of_a_hand_over_comes_out_as_it_went_in() {
+    let id = SessionId { node: 3, number: 4 };
+    let known = || Known {
+        id,
+        jid: jid(),
+        keepsake: vec![1, 2],
+    };
+    let leg = Leg {
+        origin: Origin {
+            session: id,
+            seq: 12,
+        },
+        stanza: stanza(),
+    };
+    let units = [
+        Unit::Report {
+            shards: vec![(1, 2), (3, 4)],
+            sessions: vec![known(), known()],
+            is_last: true,
+        },
+        Unit::Handed {
+            shard: 7,
+            since: 8,
+            sessions: vec![known()],
+            legs: vec![leg],
+        },
+        Unit::Released {
+            shard: 7,
+            since: 8,
+            is_clean: true,
+            dirty: 5,
+            clock: 1 << 50,
+        },
+    ];
+    for unit in units {
+        assert_eq!(Unit::unpack(&unit.pack()), Ok(unit));
+    }
+}
+
+#[test]
+fn garbage_is_no_unit() {
+    for garbage in [&[][..], &[255], &[1], &[20, 0, 0, 1], &[HANDED, 1, 1, 0xff]] {
+        assert_eq!(Unit::unpack(garbage), Err(Unreadable));
+    }
+}

@@ -1,0 +1,166 @@
+//! Sessions whose entity moves to another node: what the entity knows of a session is kept by the
+//! node that holds its socket, and told to the next home.
+
+use super::presence::Available;
+use super::{Session, User};
+use crate::session::SessionId;
+use antiphon_xmpp::packed::{Unpacker, Unreadable, put_bytes, put_number};
+use antiphon_xmpp::{Jid, StanzaKind};
+
+const INTERESTED: u8 = 1;
+const WANTS_BLOCKS: u8 = 1 << 1;
+const AVAILABLE: u8 = 1 << 2;
+const STAMPED: u8 = 1 << 3;
+
+/// For how many directed presences there may be; more were refused when they were sent.
+const DIRECTED_MAX: usize = 1_000_000;
+
+/// Since when, where the last number of all says never.
+fn put_since(since_ms: u64, out: &mut Vec<u8>) {
+    put_number(since_ms.wrapping_add(1), out);
+}
+
+fn since(from: &mut Unpacker<'_>) -> Result<u64, Unreadable> {
+    Ok(from.number()?.wrapping_sub(1))
+}
+
+impl User {
+    /// All that is known of a session beyond its name and address, to be handed to
+    /// [`User::rebind`] of the same entity elsewhere. `None`: there is no such session.
+    #[must_use]
+    pub fn keepsake(&self, session: SessionId) -> Option<Vec<u8>> {
+        let session = &self.sessions[self.index(session)?];
+        let presence = session.presence.as_deref();
+        let flags = [
+            (session.is_interested, INTERESTED),
+            (session.wants_blocks, WANTS_BLOCKS),
+            (presence.is_some(), AVAILABLE),
+            (presence.is_some_and(|p| p.is_stamped), STAMPED),
+        ];
+        let flags = flags.iter().filter(|(is_set, _)| *is_set);
+        let mut out = vec![flags.fold(0, |all, (_, flag)| all | flag)];
+        put_since(session.carbons_since_ms, &mut out);
+        put_number(session.directed.len() as u64, &mut out);
+        for jid in &session.directed {
+            put_bytes(jid.as_str().as_bytes(), &mut out);
+        }
+        if let Some(presence) = presence {
+            out.push(presence.priority.cast_unsigned());
+            put_number(presence.at_ms, &mut out);
+            put_since(presence.receiving_since_ms, &mut out);
+            presence.stanza(&session.jid).pack(&mut out);
+        }
+        Some(out)
+    }
+
+    /// Takes up a session that was bound while the entity lived elsewhere. Nobody is told: for its
+    /// contacts nothing has changed. One that is here already stays as it is; of two with one
+    /// address the newer one stays, and its elder is in `replaced`.
+    ///
+    /// # Errors
+    /// [`Unreadable`]: the keepsake says nothing; the session is not taken up.
+    pub fn rebind(
+        &mut self,
+        id: SessionId,
+        jid: &Jid,
+        keepsake: &[u8],
+    ) -> Result<Rebound, Unreadable> {
+        if self.index(id).is_some() {
+            return Ok(Rebound::Done);
+        }
+        if !self.is_there {
+            return Ok(Rebound::NoAccount);
+        }
+        let session = read(id, jid, keepsake)?;
+        // Numbers of nodes and of sessions grow: the newer session won, wherever it is.
+        let older = self.session_by_jid(jid).map(|at| self.sessions[at].id);
+        match older {
+            Some(other) if other > id => return Ok(Rebound::Replaced(id)),
+            Some(other) => self.sessions.retain(|s| s.id != other),
+            None => {}
+        }
+        self.sessions.reserve_exact(1);
+        self.sessions.push(session);
+        Ok(older.map_or(Rebound::Done, Rebound::Replaced))
+    }
+
+    /// Whether this session is bound here.
+    #[must_use]
+    pub fn has_session(&self, id: SessionId) -> bool {
+        self.index(id).is_some()
+    }
+
+    /// All sessions, with their addresses.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<(SessionId, Jid)> {
+        let sessions = self.sessions.iter();
+        sessions.map(|s| (s.id, s.jid.clone())).collect()
+    }
+
+    /// The sessions that the entity knows something new of since this was last asked.
+    pub fn take_changed(&mut self) -> impl Iterator<Item = SessionId> + '_ {
+        let has_changed = std::mem::take(&mut self.has_changed);
+        let sessions = self.sessions.iter_mut().filter(move |_| has_changed);
+        sessions.filter_map(|s| std::mem::take(&mut s.is_changed).then_some(s.id))
+    }
+
+    /// Notes that a session's keepsake is another one now.
+    pub(super) fn note_change(&mut self, at: usize) {
+        self.has_changed = true;
+        self.sessions[at].is_changed = true;
+    }
+}
+
+/// What became of a session that its entity was told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rebound {
+    /// It is known.
+    Done,
+    /// This one has lost its address to a newer session and is to be ended with `conflict`.
+    Replaced(SessionId),
+    /// The account is gone.
+    NoAccount,
+}
+
+fn read(id: SessionId, jid: &Jid, keepsake: &[u8]) -> Result<Session, Unreadable> {
+    let mut from = Unpacker::new(keepsake);
+    let flags = from.byte()?;
+    let carbons_since_ms = since(&mut from)?;
+    let count: usize = from.small()?;
+    let mut directed = Vec::new();
+    for _ in 0..count.min(DIRECTED_MAX) {
+        directed.push(from.jid()?);
+    }
+    let presence = if flags & AVAILABLE == 0 {
+        None
+    } else {
+        let priority = from.byte()?.cast_signed();
+        let at_ms = from.number()?;
+        let receiving_since_ms = since(&mut from)?;
+        let stanza = from.stanza()?;
+        if stanza.kind != StanzaKind::Presence {
+            return Err(Unreadable);
+        }
+        Some(Box::new(Available {
+            id: stanza.id,
+            lang: stanza.lang,
+            extra: stanza.extra,
+            payload: stanza.payload,
+            priority,
+            at_ms,
+            receiving_since_ms,
+            is_stamped: flags & STAMPED != 0,
+        }))
+    };
+    Ok(Session {
+        id,
+        jid: jid.clone(),
+        presence,
+        directed,
+        carbons_since_ms,
+        reading: None,
+        is_interested: flags & INTERESTED != 0,
+        wants_blocks: flags & WANTS_BLOCKS != 0,
+        is_changed: false,
+    })
+}
