@@ -230,6 +230,22 @@ impl Holdings {
         }
     }
 
+    /// Whether this process has nothing to do with a shard: it neither comes, nor is here, nor goes.
+    #[must_use]
+    pub fn is_away(&self, shard: Shard) -> bool {
+        let hold = self.shards.get(usize::from(shard));
+        hold.is_none_or(|hold| matches!(hold, Hold::Away { .. }))
+    }
+
+    /// Shards that are coming, and shards that are going.
+    #[must_use]
+    pub fn moving(&self) -> (usize, usize) {
+        let is_coming = |h: &&Hold| matches!(h, Hold::Coming(_));
+        let is_going = |h: &&Hold| matches!(h, Hold::Going { .. });
+        let count = |is: &dyn Fn(&&Hold) -> bool| self.shards.iter().filter(|h| is(h)).count();
+        (count(&is_coming), count(&is_going))
+    }
+
     /// Shards that are served while the map still names who releases them: what the planner is told.
     #[must_use]
     pub fn settled(&self) -> Vec<(Shard, Epoch)> {

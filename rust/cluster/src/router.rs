@@ -28,6 +28,9 @@ pub struct Send<M> {
     pub shard: Shard,
     /// The epoch to send it under.
     pub epoch: Epoch,
+    /// Grows when what came back is sent again. A receiver that has sent one back sends all of that
+    /// generation and of older ones back, or what was sent behind it would overtake it.
+    pub generation: u32,
     /// By what it is called done.
     pub ticket: Ticket,
     /// The stanza.
@@ -62,6 +65,7 @@ struct Lane<M> {
     needs: Epoch,
     /// This home has said that it cannot take the shard's stanzas yet.
     not_yet: Option<Incarnation>,
+    generation: u32,
 }
 
 impl<M> Default for Lane<M> {
@@ -72,6 +76,7 @@ impl<M> Default for Lane<M> {
             is_settling: false,
             needs: Epoch(0),
             not_yet: None,
+            generation: 0,
         }
     }
 }
@@ -95,6 +100,8 @@ pub struct Router<M> {
     tickets: BTreeMap<Ticket, Shard>,
     sources: BTreeMap<Shard, BTreeSet<Ticket>>,
     last: u64,
+    /// Of all lanes, so that it never goes back when one ends and begins anew.
+    generation: u32,
     bytes: usize,
     bytes_max: usize,
     counts: RouterCounts,
@@ -110,6 +117,7 @@ impl<M: Clone> Router<M> {
             tickets: BTreeMap::new(),
             sources: BTreeMap::new(),
             last: 0,
+            generation: 0,
             bytes: 0,
             bytes_max,
             counts: RouterCounts::default(),
@@ -182,7 +190,11 @@ impl<M: Clone> Router<M> {
         if let Some(source) = source {
             self.sources.entry(source).or_default().insert(ticket);
         }
-        let lane = self.lanes.entry(shard).or_default();
+        let generation = self.generation;
+        let lane = self.lanes.entry(shard).or_insert_with(|| Lane {
+            generation,
+            ..Lane::default()
+        });
         let flight = Flight {
             ticket,
             to: Incarnation(0),
@@ -364,6 +376,8 @@ impl<M: Clone> Router<M> {
             lane.held.push_front(flight);
         }
         lane.is_settling = false;
+        self.generation = self.generation.wrapping_add(1);
+        lane.generation = self.generation;
         self.counts.sent += send_held(lane, map, shard, out);
     }
 }
@@ -388,6 +402,7 @@ fn send_held<M: Clone>(
             to,
             shard,
             epoch: map.epoch,
+            generation: lane.generation,
             ticket: flight.ticket,
             stanza: flight.stanza.clone(),
         });

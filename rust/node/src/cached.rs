@@ -4,6 +4,7 @@
 //! One process owns a store, so whatever changes an account passes through here. All else goes on
 //! to the engine as it is.
 
+use antiphon_routing::archive::ArchiveId;
 use antiphon_routing::store::{
     AccountSummary, Done, MapKind, OfflineRecord, Store, StoreFuture, UserRecord, Write,
 };
@@ -114,6 +115,11 @@ impl Cached {
             waiting: Mutex::default(),
             proof_key: hmac::Key::new(hmac::HMAC_SHA256, proof_key),
         }
+    }
+
+    /// Another process has changed this account.
+    pub fn forget(&self, account: &Jid) {
+        self.recent.lock().forget(account);
     }
 
     /// Writes what waits and forgets who has not logged in for long; every few seconds.
@@ -267,8 +273,18 @@ impl Store for Cached {
     fn user(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
         self.with_seen(jid, self.engine.user(jid))
     }
+
     fn user_of_dead(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
         self.with_seen(jid, self.engine.user_of_dead(jid))
+    }
+
+    fn take_up(
+        &self,
+        jid: &Jid,
+        epoch: u64,
+        from: ArchiveId,
+    ) -> StoreFuture<Option<UserRecord>> {
+        self.with_seen(jid, self.engine.take_up(jid, epoch, from))
     }
 
     fn credentials(&self, jid: &Jid) -> StoreFuture<Option<Credentials>> {

@@ -430,6 +430,7 @@ impl Node {
         // Also where it failed: that may be only what we were told.
         let hash = shard::hash(account.as_str());
         self.shards.lock(hash).renew(hash, account.as_str());
+        self.tell_account(&account);
         result.map(|()| Value::None)
     }
 

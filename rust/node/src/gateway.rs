@@ -1,6 +1,6 @@
 //! The node as its sockets see it.
 
-use crate::node::{DEBUG, Node};
+use crate::node::{Busy, DEBUG, Node};
 use crate::sessions::{Resumable, ResumeId};
 use antiphon_net::gateway::{
     Count, Enabled, Ended, Flow, Gateway, HttpRequest, HttpResponse, Later, Peer, ResumeFailed,
@@ -81,14 +81,18 @@ impl Node {
         ));
         self.sessions.insert(Arc::clone(&session));
         let guard = Abandoned::new(&self, &session);
-        let away = self.elsewhere(account.as_str()).map(|(_, shard)| shard);
-        let result = match away {
-            Some(shard) => {
-                let is_temporary = self.is_awaited_guest(&account);
-                self.bind_elsewhere(shard, &session, is_temporary).await
-            }
-            None => self.bind_here(&account, &session).await,
-        };
+        let away = || self.elsewhere(account.as_str()).map(|(_, shard)| shard);
+        let mut shard = away();
+        let mut result = Err(Busy.into());
+        if shard.is_none() {
+            result = self.bind_here(&account, &session).await;
+            // Its entity has just moved.
+            shard = away().filter(|_| result.is_err());
+        }
+        if let Some(shard) = shard {
+            let is_temporary = self.is_awaited_guest(&account);
+            result = self.bind_elsewhere(shard, &session, is_temporary).await;
+        }
         guard.disarm();
         match result {
             Ok(()) => {
@@ -196,13 +200,18 @@ impl Node {
         if let Some((mesh, shard)) = self.elsewhere(account.bare_str()) {
             self.received_elsewhere(mesh, shard, account.bare(), ids);
         } else {
-            let write = Write::OfflineDelete {
-                owner: account.bare(),
-                ids,
-            };
-            // Not deleted means delivered once more, which is better than lost.
-            self.store.write(write, Box::new(|_| {}));
+            self.delete_offline_here(account, ids);
         }
+    }
+
+    pub(crate) fn delete_offline_here(&self, account: &Jid, ids: Vec<u64>) {
+        let write = Write::OfflineDelete {
+            owner: account.bare(),
+            ids,
+        };
+        let guard = self.keep_shard(account.bare_str());
+        // Not deleted means delivered once more, which is better than lost.
+        self.store.write(write, Box::new(move |_| drop(guard)));
     }
 
     fn lost(self: &Arc<Self>, session: &Arc<Session>) {
@@ -346,7 +355,8 @@ impl Gateway for NodeGateway {
 
     fn component_up(&self, domain: &Jid) -> Result<Arc<Session>, StreamError> {
         let mut components = self.0.components.write();
-        if components.contains_key(domain.as_str()) {
+        let is_elsewhere = self.0.mesh.as_deref().is_some_and(|m| m.has_component(domain));
+        if is_elsewhere || components.contains_key(domain.as_str()) {
             // XEP-0114 leaves it to the server; one connection is one order.
             return Err(StreamError::from(StreamCondition::Conflict)
                 .with_text("this component is connected already"));
@@ -358,6 +368,8 @@ impl Gateway for NodeGateway {
             self.0.live.load().queue,
         ));
         components.insert(domain.as_str().to_owned(), Arc::clone(&session));
+        drop(components);
+        self.0.tell_component(domain, true);
         self.0.bridge.log(
             crate::node::INFO,
             "component connected",
@@ -381,6 +393,7 @@ impl Gateway for NodeGateway {
             components.remove(session.jid.as_str());
         }
         drop(components);
+        self.0.tell_component(&session.jid, false);
         session.finish(self.0.now());
         self.0.bridge.log(
             crate::node::INFO,

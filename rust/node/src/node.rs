@@ -11,7 +11,7 @@ use crate::cached::Cached;
 use crate::caps::KnownCaps;
 use crate::history::{Turns, is_result};
 use crate::live::Live;
-use crate::mesh::Mesh;
+use crate::mesh::{Guard, Mesh};
 use crate::metrics::Metrics;
 use crate::requests::Requests;
 use crate::saving::Saving;
@@ -227,6 +227,21 @@ impl Node {
     where
         F: FnOnce(&Arc<Self>, Result<&mut User, &StoreError>, &mut Effects) + Send + 'static,
     {
+        let guard = self.enter(bare.bare_str())?;
+        self.with_user_kept(bare, session, (guard, job), routes)
+    }
+
+    /// As [`Node::with_user_holding`], with the entity's shard kept here.
+    fn with_user_kept<F>(
+        self: &Arc<Self>,
+        bare: &Jid,
+        session: Option<SessionId>,
+        (guard, job): (Option<Guard>, F),
+        routes: &mut Routes,
+    ) -> Result<(), Busy>
+    where
+        F: FnOnce(&Arc<Self>, Result<&mut User, &StoreError>, &mut Effects) + Send + 'static,
+    {
         let hash = shard::hash(bare.bare_str());
         let mut shard = self.shards.lock(hash);
         match shard.find(hash, bare.bare_str()) {
@@ -247,15 +262,13 @@ impl Node {
                 Ok(())
             }
             Found::Loading(waiting) => {
-                enqueue(waiting, Box::new(job)).map_err(|_| Busy)?;
+                enqueue(waiting, Box::new(keeping(guard, job))).map_err(|_| Busy)?;
                 self.hold(session, &mut waiting.held);
                 Ok(())
             }
-            // Looked at under the lock, so that what moves away is not read again here.
-            Found::Missing if self.has_moved(bare.bare_str()) => Err(Busy),
             Found::Missing => {
                 let mut waiting = Waiting::default();
-                waiting.jobs.push_back(Box::new(job));
+                waiting.jobs.push_back(Box::new(keeping(guard, job)));
                 self.hold(session, &mut waiting.held);
                 shard.insert(hash, Slot::Loading(bare.bare(), waiting));
                 drop(shard);
@@ -283,8 +296,9 @@ impl Node {
             }
             Found::Live(..) => {
                 drop(shard);
+                let guard = self.keep_shard(bare.bare_str());
                 // Refused only where the entity is not in memory.
-                let _ = self.with_user(bare, job, routes);
+                let _ = self.with_user_kept(bare, None, (guard, job), routes);
             }
         }
     }
@@ -315,18 +329,14 @@ impl Node {
 
     fn load(self: &Arc<Self>, bare: Jid) {
         let node = Arc::clone(self);
+        let guard = self.keep_shard(bare.as_str());
         self.runtime.spawn(async move {
-            // Its former home has written everything by then.
-            node.sessions_known(bare.as_str()).await;
-            let reading = match node.mesh {
-                Some(_) => node.store.user_of_dead(&bare),
-                None => node.store.user(&bare),
-            };
-            let record = reading.await;
+            let record = node.read_user(&bare).await;
             if let Err(error) = &record {
                 node.log_store_error("entity not read", error);
             }
             node.loaded(&bare, record);
+            drop(guard);
         });
     }
 
@@ -363,7 +373,7 @@ impl Node {
                     routes.extend(fx.routes.drain(..));
                 }
                 let is_kept = user.exists() || !user.is_idle() || !was_there;
-                if is_kept && !self.has_moved(bare.as_str()) {
+                if is_kept && !self.is_away(bare.as_str()) {
                     let touch = Touch {
                         at_s: self.now() / 1000,
                         is_temporary: false,
@@ -566,15 +576,17 @@ impl Node {
             self.metrics.archived.inc();
         }
         let completed = self.begin_write(write.size_bytes(), origin, is_archive);
+        let completed = completed.keeping(self.keep_shard(write.owner().bare_str()));
         let gate = completed.gate();
         let node = Arc::clone(self);
-        let note = self.note_write(write.owner());
         let done = move |result: Result<(), StoreError>| {
             if let Err(error) = result {
                 node.write_failed(&error, refused);
             }
-            node.end_write(completed);
-            drop(note);
+            match node.mesh.clone() {
+                Some(mesh) => mesh.acknowledged(move |is_true| node.end_write(completed, is_true)),
+                None => node.end_write(completed, true),
+            }
         };
         self.store.write(write, Box::new(done));
         gate
@@ -697,11 +709,17 @@ impl Node {
             .filter(goes_on)
             .map(|s| (s.at_ms, s.stanza))
             .collect();
-        match self.elsewhere(session.jid.bare_str()) {
-            Some((mesh, shard)) => {
+        let is_away = self.elsewhere(session.jid.bare_str()).is_some();
+        let guard = self.enter(session.jid.bare_str());
+        match (self.mesh.as_deref(), is_away, guard) {
+            (_, false, Ok(_guard)) => {
+                self.end_at_home(&session.jid, session.id, is_confirmed, stanzas);
+            }
+            (Some(mesh), ..) => {
+                let shard = antiphon_routing::home::shard_of(session.jid.bare_str());
                 self.end_elsewhere(mesh, shard, session, is_confirmed, stanzas);
             }
-            None => self.end_at_home(&session.jid, session.id, is_confirmed, stanzas),
+            (None, ..) => {}
         }
     }
 
@@ -725,8 +743,12 @@ impl Node {
                     user.undelivered(stanzas, now_ms, &live.policy, fx);
                 }
             };
-        // An entity with a session is always in memory, so nothing waits here.
-        let _ = self.on_user(jid, job);
+        // An entity with a session is always in memory, so nothing waits here; and nobody refuses,
+        // also while its shard comes or goes.
+        let guard = self.keep_shard(jid.bare_str());
+        let mut routes = Routes::new();
+        let _ = self.with_user_kept(jid, None, (guard, job), &mut routes);
+        self.route_all(routes);
     }
 
     /// Sends an answer of Python's on its way.
@@ -809,6 +831,20 @@ impl Node {
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Acquire)
+    }
+}
+
+/// A job that keeps its entity's shard here until it has run.
+fn keeping<F>(
+    guard: Option<Guard>,
+    job: F,
+) -> impl FnOnce(&Arc<Node>, Result<&mut User, &StoreError>, &mut Effects) + Send + 'static
+where
+    F: FnOnce(&Arc<Node>, Result<&mut User, &StoreError>, &mut Effects) + Send + 'static,
+{
+    move |node, user, fx| {
+        job(node, user, fx);
+        drop(guard);
     }
 }
 

@@ -63,13 +63,18 @@ impl Node {
             return self.forward(mesh, shard, session, stanza, seq);
         }
         let _feeding = Feeding::by(session);
-        match self.handle(session, stanza, seq, None) {
-            Ok(flow) => flow,
+        let handled = match self.enter(session.jid.bare_str()) {
+            Ok(_guard) => self.handle(session, stanza, seq, None),
+            Err(Busy) => Err(stanza),
+        };
+        match (handled, self.mesh.as_deref()) {
+            (Ok(flow), _) => flow,
             // Its entity has just moved.
-            Err(stanza) => match self.elsewhere(session.jid.bare_str()) {
-                Some((mesh, shard)) => self.forward(mesh, shard, session, stanza, seq),
-                None => Flow::Go,
-            },
+            (Err(stanza), Some(mesh)) if !session.is_closed() => {
+                let shard = antiphon_routing::home::shard_of(session.jid.bare_str());
+                self.forward(mesh, shard, session, stanza, seq)
+            }
+            (Err(_), _) => Flow::Go,
         }
     }
 
@@ -256,6 +261,7 @@ impl Node {
                     routes.extend(stanza.error(&StanzaCondition::ServiceUnavailable.into()));
                 }
             }
+            Addressee::Elsewhere if self.to_component_elsewhere(&stanza) => {}
             Addressee::Elsewhere => {
                 // RFC 6120 §10.4: there is no way to another server from here.
                 let condition = if self.is_component(to.domain()) {
@@ -315,14 +321,19 @@ impl Node {
         origin: Option<Origin>,
         routes: &mut Routes,
     ) {
-        if let Some((mesh, shard)) = self.elsewhere(to.bare_str()) {
-            let copy = stanza.clone();
-            if self.route_away(mesh, shard, stanza, origin).is_err() {
-                routes.extend(copy.error(&Busy.into()));
-            }
-            return;
+        if self.elsewhere(to.bare_str()).is_none()
+            && let Ok(_guard) = self.enter(to.bare_str())
+        {
+            return self.to_account_here(stanza, to, origin, routes);
         }
-        self.to_account_here(stanza, to, origin, routes);
+        let Some(mesh) = self.mesh.as_deref() else {
+            return;
+        };
+        let shard = antiphon_routing::home::shard_of(to.bare_str());
+        let copy = stanza.clone();
+        if self.route_away(mesh, shard, stanza, origin).is_err() {
+            routes.extend(copy.error(&Busy.into()));
+        }
     }
 
     /// As [`Node::to_account`], to one that lives here.

@@ -4,6 +4,7 @@
 //! The store's threads only note what is done; one task of the runtime looks at it, for a whole
 //! group of writes at once.
 
+use crate::mesh::Guard;
 use crate::node::Node;
 use antiphon_net::gate::Gate;
 use antiphon_net::session::Session;
@@ -36,6 +37,8 @@ pub(crate) struct Completed {
     bytes: usize,
     /// The generation it was counted in.
     age: Option<usize>,
+    /// In a cluster: the shard stays until this is looked at.
+    guard: Option<Guard>,
 }
 
 impl Completed {
@@ -128,6 +131,14 @@ pub(crate) struct Saving {
     paused: Mutex<Vec<Arc<Session>>>,
 }
 
+impl Completed {
+    /// Keeps the shard of what is written here until that is done.
+    pub fn keeping(mut self, guard: Option<Guard>) -> Self {
+        self.guard = guard;
+        self
+    }
+}
+
 impl Node {
     fn since_start_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
@@ -167,11 +178,16 @@ impl Node {
             feeder,
             bytes,
             age,
+            guard: None,
         }
     }
 
-    /// The store has answered: from any thread, also one that must not wait.
-    pub(crate) fn end_write(&self, completed: Completed) {
+    /// The store has answered: from any thread, also one that must not wait. Unless it is true,
+    /// nobody hears of it: this process is out of its cluster.
+    pub(crate) fn end_write(&self, mut completed: Completed, is_true: bool) {
+        if !is_true {
+            (completed.gate, completed.origin) = (None, None);
+        }
         let mut done = self.saving.done.lock();
         done.push(completed);
         let is_first = done.len() == 1;
@@ -208,6 +224,7 @@ impl Node {
             feeder,
             bytes,
             age,
+            guard: _guard,
         } = completed;
         if let Some(age) = age {
             self.saving.ages.end(age);

@@ -9,7 +9,11 @@ use antiphon_net::session::{FIRST_GENERATION, Session};
 use antiphon_node::bridge::Bridge;
 use antiphon_node::gateway::NodeGateway;
 use antiphon_node::live::Live;
-use antiphon_node::mesh::{Homes, Links, Map, Mesh};
+use antiphon_cluster::id::{Epoch, Incarnation, NodeId};
+use antiphon_cluster::link::{Class, SendError, Taken};
+use antiphon_cluster::map::{MapNode, ShardMap, Slot};
+use antiphon_cluster::relay::Outcome;
+use antiphon_node::mesh::{Event, Homes, Links, Mesh};
 use antiphon_node::node::Node;
 use antiphon_routing::archive::{ArchiveFilter, ArchiveId};
 use antiphon_routing::home::{SHARDS, shard_of};
@@ -20,6 +24,7 @@ use antiphon_store::Sqlite;
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::sasl::{Credentials, ScramHash};
 use antiphon_xmpp::stream::{Framing, Outgoing};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,83 +37,105 @@ use world::{ARCHIVE, CONFIG, expect, jid, read, stanza, until};
 const WINDOW: usize = 500;
 
 enum Carried {
-    Unit(u64, Vec<u8>),
-    Done(u64),
+    Unit(Class, u64, Bytes),
+    Outcome(u64, Outcome),
+    /// The epoch of the sender's map.
+    Epoch(u64),
 }
 
-type Queue = mpsc::UnboundedSender<Carried>;
+/// By sender, receiver and class.
+type Way = (u32, u32, Class);
 
 #[derive(Default)]
 struct Wires {
     nodes: Mutex<HashMap<u32, Arc<Node>>>,
-    queues: Mutex<HashMap<(u32, u32), Queue>>,
+    meshes: Mutex<HashMap<u32, Arc<Mesh>>>,
+    queues: Mutex<HashMap<Way, mpsc::UnboundedSender<Carried>>>,
     next: AtomicU64,
     /// Units on their way.
     waiting: Mutex<HashMap<(u32, u32), usize>>,
 }
 
 impl Wires {
-    fn carry(self: &Arc<Self>, from: u32, to: u32, what: Carried) -> bool {
+    fn carry(self: &Arc<Self>, way: Way, what: Carried) -> bool {
+        let (from, to, _) = way;
         if !self.nodes.lock().contains_key(&to) || !self.nodes.lock().contains_key(&from) {
             return false;
         }
         let mut queues = self.queues.lock();
-        let queue = queues.entry((from, to)).or_insert_with(|| {
-            let (sender, mut receiver) = mpsc::unbounded_channel();
-            let wires = Arc::clone(self);
-            tokio::spawn(async move {
-                let mut random = u64::from(from) * 7919 + u64::from(to);
-                while let Some(what) = receiver.recv().await {
-                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    if (random >> 33).is_multiple_of(8) {
-                        tokio::time::sleep(Duration::from_micros(random >> 53)).await;
-                    }
-                    let nodes = wires.nodes.lock();
-                    // A node that was killed neither gets nor sends anything.
-                    let is_alive = nodes.contains_key(&from);
-                    let node = nodes.get(&to).filter(|_| is_alive).cloned();
-                    drop(nodes);
-                    let Some(node) = node else { continue };
-                    match what {
-                        Carried::Unit(seq, unit) => {
-                            *wires.waiting.lock().entry((from, to)).or_default() -= 1;
-                            node.unit_received(from, seq, &unit);
-                        }
-                        Carried::Done(seq) => node.unit_done(from, seq),
-                    }
-                }
-            });
+        let queue = queues.entry(way).or_insert_with(|| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            tokio::spawn(Arc::clone(self).run(way, receiver));
             sender
         });
         queue.send(what).is_ok()
+    }
+
+    async fn run(self: Arc<Self>, way: Way, mut receiver: mpsc::UnboundedReceiver<Carried>) {
+        let (from, to, _) = way;
+        let mut random = u64::from(from) * 7919 + u64::from(to);
+        while let Some(what) = receiver.recv().await {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            if (random >> 33).is_multiple_of(8) {
+                tokio::time::sleep(Duration::from_micros(random >> 53)).await;
+            }
+            let nodes = self.nodes.lock();
+            // A node that was killed neither gets nor sends anything.
+            let is_alive = nodes.contains_key(&from);
+            let node = nodes.get(&to).filter(|_| is_alive).cloned();
+            drop(nodes);
+            let Some(node) = node else { continue };
+            match what {
+                Carried::Unit(class, number, unit) => {
+                    *self.waiting.lock().entry((from, to)).or_default() -= 1;
+                    if let Taken::Settled(outcome) = node.unit_received(from, class, number, &unit) {
+                        self.carry((to, from, Class::Stanza), Carried::Outcome(number, outcome));
+                    }
+                }
+                Carried::Outcome(number, outcome) => {
+                    node.units_settled(from, &[(number, outcome)]);
+                }
+                Carried::Epoch(epoch) => self.meshes.lock()[&to].observed(from, epoch),
+            }
+        }
     }
 }
 
 struct Wire {
     me: u32,
     wires: Arc<Wires>,
+    epoch: AtomicU64,
 }
 
 impl Links for Wire {
-    fn send(&self, peer: u32, unit: Vec<u8>) -> Result<u64, Vec<u8>> {
-        if !self.has_room(peer) {
-            return Err(unit);
-        }
-        let seq = self.wires.next.fetch_add(1, Ordering::Relaxed);
-        let copy = unit.clone();
+    fn send(&self, peer: u32, class: Class, unit: Bytes) -> Result<u64, SendError> {
+        let way = (self.me, peer, class);
+        let number = self.wires.next.fetch_add(1, Ordering::Relaxed);
+        self.wires
+            .carry(way, Carried::Epoch(self.epoch.load(Ordering::SeqCst)));
         *self.wires.waiting.lock().entry((self.me, peer)).or_default() += 1;
-        if self.wires.carry(self.me, peer, Carried::Unit(seq, unit)) {
-            Ok(seq)
+        if self.wires.carry(way, Carried::Unit(class, number, unit)) {
+            Ok(number)
         } else {
-            Err(copy)
+            Err(SendError::Unknown)
         }
     }
+
     fn has_room(&self, peer: u32) -> bool {
         let waiting = self.wires.waiting.lock();
         waiting.get(&(self.me, peer)).is_none_or(|n| *n < WINDOW)
     }
-    fn done(&self, peer: u32, seq: u64) {
-        self.wires.carry(self.me, peer, Carried::Done(seq));
+
+    fn done(&self, peer: u32, class: Class, number: u64, outcome: Outcome) {
+        let _ = class;
+        self.wires
+            .carry((self.me, peer, Class::Stanza), Carried::Outcome(number, outcome));
+    }
+
+    fn tell(&self, _clock: u64, epoch: u64) {
+        self.epoch.store(epoch, Ordering::SeqCst);
     }
 }
 
@@ -181,7 +208,10 @@ struct Cluster {
     store: Arc<Sqlite>,
     bridges: HashMap<u32, Arc<Bridge>>,
     epoch: u64,
+    /// Where the shards shall be.
     homes: Vec<u32>,
+    /// Where they are, since when, and who had them before.
+    slots: Vec<(u32, u64, Option<u32>)>,
 }
 
 fn member(wires: &Arc<Wires>, store: &Arc<Door>, me: u32) -> Arc<Bridge> {
@@ -196,6 +226,7 @@ fn member(wires: &Arc<Wires>, store: &Arc<Door>, me: u32) -> Arc<Bridge> {
     let links = Arc::new(Wire {
         me,
         wires: Arc::clone(wires),
+        epoch: AtomicU64::new(0),
     });
     let node = Node::new(
         live,
@@ -205,9 +236,12 @@ fn member(wires: &Arc<Wires>, store: &Arc<Door>, me: u32) -> Arc<Bridge> {
         Arc::clone(&bridge),
         tokio::runtime::Handle::current(),
     );
-    let node = Arc::new(node.joined(Arc::new(Mesh::new(links, homes))));
+    let (mesh, events) = Mesh::new(links, homes, None);
+    let mesh = Arc::new(mesh);
+    let node = Arc::new(node.joined(Arc::clone(&mesh)));
     node.watch_store();
-    tokio::spawn(Arc::clone(&node).watch_links());
+    tokio::spawn(Arc::clone(&node).conduct(events));
+    wires.meshes.lock().insert(me, mesh);
     wires.nodes.lock().insert(me, Arc::clone(&node));
     bridge
 }
@@ -241,8 +275,9 @@ impl Cluster {
             bridges,
             epoch: 0,
             homes: (0..SHARDS).map(|s| u32::from(s) % 3 + 1).collect(),
+            slots: vec![(0, 0, None); usize::from(SHARDS)],
         };
-        cluster.publish().await;
+        cluster.settle().await;
         cluster
     }
 
@@ -250,21 +285,75 @@ impl Cluster {
         Arc::clone(&self.wires.nodes.lock()[&incarnation])
     }
 
-    async fn publish(&mut self) {
+    fn serves(&self, node: u32, shard: u16) -> bool {
+        let meshes = self.wires.meshes.lock();
+        meshes[&node].serves(shard)
+    }
+
+    /// As a planner: what shall be elsewhere and is served goes there, released by who has it.
+    fn publish(&mut self) {
         self.epoch += 1;
-        let nodes: Vec<Arc<Node>> = self.wires.nodes.lock().values().cloned().collect();
-        let map = Map {
-            epoch: self.epoch,
-            homes: self.homes.clone(),
-            nodes: self.wires.nodes.lock().keys().copied().collect(),
-        };
-        let applying = nodes.into_iter().map(|node| {
-            let map = map.clone();
-            tokio::spawn(async move { node.apply_map(map).await })
-        });
-        for task in applying.collect::<Vec<_>>() {
-            task.await.unwrap();
+        let mut nodes: Vec<u32> = self.wires.nodes.lock().keys().copied().collect();
+        nodes.sort_unstable();
+        let is_alive = |node: &u32| nodes.contains(node);
+        for shard in 0..SHARDS {
+            let (owner, since, from) = self.slots[usize::from(shard)];
+            let target = self.homes[usize::from(shard)];
+            let is_served = is_alive(&owner) && self.serves(owner, shard);
+            let from = from.filter(is_alive).filter(|_| !is_served);
+            let slot = if !is_alive(&owner) {
+                (target, self.epoch, None)
+            } else if owner != target && is_served {
+                (target, self.epoch, Some(owner))
+            } else {
+                (owner, since, from)
+            };
+            self.slots[usize::from(shard)] = slot;
         }
+        let place = |node: u32| nodes.iter().position(|n| *n == node).unwrap() as u16;
+        let slots = self.slots.iter().map(|(owner, since, from)| Slot {
+            owner: place(*owner),
+            from: from.map(place),
+            shadow: None,
+            since: Epoch(*since),
+            is_clean: from.is_some(),
+        });
+        let members = nodes.iter().map(|n| MapNode {
+            id: NodeId::new(&format!("n{n}")).unwrap(),
+            incarnation: Incarnation(*n),
+            zone: None,
+            is_draining: false,
+        });
+        let map = ShardMap::new(
+            Epoch(self.epoch),
+            Incarnation(nodes[0]),
+            members.collect(),
+            slots.collect(),
+        );
+        let map = Arc::new(map.unwrap());
+        for node in nodes {
+            let mesh = Arc::clone(&self.wires.meshes.lock()[&node]);
+            mesh.happened(Event::Map(Arc::clone(&map)));
+        }
+    }
+
+    /// Publishes until every shard is served where it shall be.
+    async fn settle(&mut self) {
+        for _ in 0..200 {
+            self.publish();
+            for _ in 0..50 {
+                let mut all = self.slots.iter().zip(0..);
+                if all.all(|((owner, ..), shard)| self.serves(*owner, shard)) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(4)).await;
+            }
+            let mut all = self.slots.iter().zip(&self.homes).zip(0..);
+            if all.all(|(((owner, ..), home), shard)| owner == home && self.serves(*owner, shard)) {
+                return;
+            }
+        }
+        panic!("the shards do not come to rest");
     }
 
     /// Every shard of `from` goes to the others.
@@ -559,6 +648,18 @@ async fn under(trouble: impl AsyncFnOnce(&mut Cluster), alive: &[u32]) {
     for sender in senders {
         sender.await.unwrap();
     }
+    for _ in 0..400 {
+        let mut all = cluster.slots.iter().zip(0..);
+        if all.all(|((owner, ..), shard)| cluster.serves(*owner, shard)) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for ((owner, ..), shard) in cluster.slots.iter().zip(0..).filter(|((o, ..), s)| !cluster.serves(*o, *s)).take(5) {
+        for (node, mesh) in cluster.wires.meshes.lock().iter() {
+            eprintln!("{shard} of {owner} at {node}: {}", mesh.describe(shard));
+        }
+    }
     for pair in 0..15 {
         let (from, to) = (&clients[2 * pair], &clients[2 * pair + 1]);
         if !from.settled().await {
@@ -592,7 +693,7 @@ async fn shards_that_move_under_load_lose_double_and_reorder_nothing() {
                 for home in &mut cluster.homes {
                     *home = *home % 3 + 1;
                 }
-                cluster.publish().await;
+                cluster.publish();
                 tokio::time::sleep(Duration::from_millis(20 + 10 * round)).await;
             }
         },
@@ -608,7 +709,7 @@ async fn a_home_that_is_killed_loses_and_reorders_nothing() {
             cluster.kill(2).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
             cluster.take_shards(2);
-            cluster.publish().await;
+            cluster.settle().await;
         },
         &[1, 3],
     )
@@ -625,7 +726,7 @@ async fn a_session_is_known_at_its_new_home_as_it_was() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     read(&watcher.session);
     cluster.take_shards(1);
-    cluster.publish().await;
+    cluster.settle().await;
     let other = (0..30).find(|u| *u != user).unwrap();
     let sender = cluster.online(other, 1, "s").await;
     sender.message(user, "hello");
@@ -653,7 +754,7 @@ async fn sessions_of_a_node_that_is_killed_are_over() {
     read(&other.session);
     cluster.kill(2).await;
     cluster.take_shards(2);
-    cluster.publish().await;
+    cluster.settle().await;
     let text = expect(&other.session, "unavailable").await;
     assert!(text.contains("/lost"), "{text}");
     assert!(!lost.session.is_closed());
@@ -681,6 +782,6 @@ async fn places_in_an_archive_never_go_back_when_it_moves() {
         for home in &mut cluster.homes {
             *home = *home % 3 + 1;
         }
-        cluster.publish().await;
+        cluster.settle().await;
     }
 }

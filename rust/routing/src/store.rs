@@ -435,6 +435,19 @@ pub trait Store: Send + Sync + 'static {
     fn user_of_dead(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
         self.user(jid)
     }
+    /// As [`Store::user_of_dead`], of one whose shard came here from a node that died at this epoch
+    /// of the cluster's map, unless its archive was taken up since: whatever that node had on its way
+    /// to the archive and that lands later, or has not been seen here, lands dead. Ids from `from`
+    /// on are this node's.
+    fn take_up(
+        &self,
+        jid: &Jid,
+        epoch: u64,
+        from: ArchiveId,
+    ) -> StoreFuture<Option<UserRecord>> {
+        let _ = (epoch, from);
+        self.user_of_dead(jid)
+    }
     /// What authenticates an account; `None`: no such account. Keys come strongest hash first.
     fn credentials(&self, jid: &Jid) -> StoreFuture<Option<Credentials>>;
     /// Accounts of a domain, by localpart (order of bytes), behind `after`, at most `limit`

@@ -86,6 +86,12 @@ impl Node {
         }
     }
 
+    pub(super) fn account_changed_elsewhere(&self, account: &Jid) {
+        self.store.forget(account);
+        let hash = crate::shard::hash(account.as_str());
+        self.shards.lock(hash).renew(hash, account.as_str());
+    }
+
     /// Tells everybody that an account was made, changed or deleted here.
     pub(crate) fn tell_account(&self, jid: &Jid) {
         if let Some(mesh) = self.mesh.as_deref() {

@@ -29,6 +29,10 @@ use tokio::time::MissedTickBehavior;
 
 /// Between two looks at what waits.
 const TICK: Duration = Duration::from_millis(50);
+/// Between two looks whether entities have been read.
+const LOADING: Duration = Duration::from_millis(2);
+/// Ticks for which it is remembered what a former home had begun.
+const FORGET_TICKS: u32 = 6_000;
 /// Bytes of a part of a hand-over, well below what a link takes.
 const PART_BYTES: usize = 256 << 10;
 
@@ -52,6 +56,8 @@ pub enum Event {
     },
     /// Nothing goes on any more with shards that go.
     Flushed(Vec<Flushed>),
+    /// Entities of some of these shards, which came at that epoch, know their sessions now.
+    Loaded(Vec<(u16, Epoch)>),
 }
 
 /// A shard that has been flushed.
@@ -94,6 +100,7 @@ impl Node {
         };
         let mut knowledge = Knowledge::default();
         let mut tick = tokio::time::interval(TICK);
+        let mut ticks = 0u32;
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -101,7 +108,13 @@ impl Node {
                     Some(event) => self.happen(&mesh, &mut knowledge, event),
                     None => return,
                 },
-                _ = tick.tick() => self.look_again(&mesh),
+                _ = tick.tick() => {
+                    ticks = ticks.wrapping_add(1);
+                    self.look_again(&mesh);
+                    if ticks.is_multiple_of(FORGET_TICKS) {
+                        mesh.counts.forget_old();
+                    }
+                }
             }
         }
     }
@@ -114,6 +127,7 @@ impl Node {
             }
             Event::Map(map) => self.mapped(mesh, knowledge, &map),
             Event::Out => self.out(mesh, knowledge),
+            Event::Loaded(shards) => self.loaded_shards(mesh, &shards),
             Event::Bulk { peer, number, unit } => {
                 self.bulk(mesh, knowledge, (peer, number, unit));
             }
@@ -145,19 +159,13 @@ impl Node {
             .collect();
         self.lanes_ready(mesh, &retry);
         self.wake_proxies(mesh);
-        self.tell_wanting(mesh);
+        // Their sender may have heard of it before it heard that it must wait.
+        self.tell_waiting(mesh, |shard| mesh.homes.is_served(shard));
     }
 
-    /// Whoever could not send to shards here may try again.
-    fn tell_wanting(self: &Arc<Self>, mesh: &Mesh) {
-        let wanted = std::mem::take(&mut *mesh.wanted.lock());
-        let mut by_peer: BTreeMap<u32, Vec<u16>> = BTreeMap::new();
-        for (shard, peers) in wanted {
-            for peer in peers {
-                by_peer.entry(peer).or_default().push(shard);
-            }
-        }
-        for (peer, shards) in by_peer {
+    /// Whoever could not send to these shards may try again.
+    fn tell_waiting(self: &Arc<Self>, mesh: &Mesh, is_meant: impl Fn(u16) -> bool) {
+        for (peer, shards) in mesh.refusals.waiting(is_meant) {
             match peer == mesh.me() {
                 true => self.lanes_ready(mesh, &shards),
                 false => {
@@ -171,16 +179,17 @@ impl Node {
         if mesh.map().is_some_and(|before| before.epoch() >= map.epoch()) {
             return;
         }
-        mesh.map.store(Some(Arc::clone(map)));
-        mesh.homes.mapped(map);
         let clock = &self.live.load().policy.clock;
         // By age: those who stay keep theirs unless an older one is gone, and with it its ids.
         let older = map.nodes().iter().filter(|n| n.incarnation.0 < mesh.me());
         clock.take_lane(older.count() as u64);
-        mesh.links.tell(clock.now(), map.epoch().0);
         let gone = self.meet(mesh, map);
         let mut effects = Vec::new();
         mesh.holdings.write().apply(Arc::clone(map), &mut effects);
+        // Behind: what goes by the new map is judged by it.
+        mesh.map.store(Some(Arc::clone(map)));
+        mesh.homes.mapped(map);
+        mesh.links.tell(clock.now(), map.epoch().0);
         for (_, rebuild) in knowledge.reports.values_mut() {
             rebuild.viewed(map);
         }
@@ -189,10 +198,11 @@ impl Node {
         for peer in gone {
             self.peer_gone(mesh, knowledge, peer);
         }
+        mesh.refusals.forget(|sender| !map.knows(Incarnation(sender)));
         for parked in std::mem::take(&mut knowledge.parked) {
             self.bulk(mesh, knowledge, parked);
         }
-        self.tell_wanting(mesh);
+        self.tell_waiting(mesh, |_| true);
     }
 
     fn peer_gone(self: &Arc<Self>, mesh: &Mesh, knowledge: &mut Knowledge, peer: u32) {
@@ -311,7 +321,9 @@ impl Node {
     fn follow_legs(self: &Arc<Self>, mesh: &Mesh, shard: u16, legs: Vec<Leg>) {
         for leg in legs {
             let origin = leg.origin;
-            if origin.session.node != mesh.me() || origin.seq == 0 {
+            let is_ours = origin.session.node == mesh.me() && origin.seq > 0;
+            // One that was handed over to this home waits with its stanza, which goes on.
+            if !is_ours || mesh.counts.was_begun(origin) {
                 continue;
             }
             let unit = Unit::Leg {
@@ -534,13 +546,37 @@ impl Node {
                 self.take_up_leg(mesh, *shard, leg);
             }
         }
-        let served: Vec<u16> = shards.iter().map(|(shard, _)| *shard).collect();
+        self.loaded_shards(mesh, shards);
+    }
+
+    /// Serves those of these shards whose entities all know their sessions, the rest when they do.
+    fn loaded_shards(self: &Arc<Self>, mesh: &Arc<Mesh>, shards: &[(u16, Epoch)]) {
+        let holdings = mesh.holdings.read();
+        let is_current = |at: &&(u16, Epoch)| holdings.serving(at.0) == Some(at.1);
+        let is_loaded = |at: &(u16, Epoch)| mesh.homes.is_quiet(at.0);
+        let (ready, later): (Vec<_>, Vec<_>) = shards
+            .iter()
+            .filter(is_current)
+            .copied()
+            .partition(is_loaded);
+        drop(holdings);
+        let served: Vec<u16> = ready.iter().map(|(shard, _)| *shard).collect();
         for shard in &served {
             mesh.homes.serve(*shard, true);
         }
-        self.lanes_ready(mesh, &served);
         if !served.is_empty() {
-            self.tell_wanting(mesh);
+            self.lanes_ready(mesh, &served);
+            self.tell_waiting(mesh, |shard| served.contains(&shard));
+        }
+        if !later.is_empty() {
+            let mesh = Arc::clone(mesh);
+            self.runtime.spawn(async move {
+                let is_loading = || later.iter().all(|at| !mesh.homes.is_quiet(at.0));
+                while is_loading() {
+                    tokio::time::sleep(LOADING).await;
+                }
+                mesh.happened(Event::Loaded(later));
+            });
         }
     }
 
@@ -593,7 +629,7 @@ impl Node {
             peer.leave();
         }
         mesh.epochs.write().clear();
-        mesh.wanted.lock().clear();
+        mesh.refusals.forget(|_| true);
         *knowledge = Knowledge::default();
         for session in self.sessions.all() {
             self.close_session(session.id, StreamCondition::Reset.into());

@@ -26,6 +26,8 @@ struct Count {
     left: u32,
     /// A former home has handed it over: who brings it must not begin it again.
     is_handed: bool,
+    /// It was so when this was last looked at.
+    is_old: bool,
 }
 
 /// What becomes of a stanza that is brought again.
@@ -53,6 +55,7 @@ impl Counts {
             brought: vec![brought],
             left: 1,
             is_handed: false,
+            is_old: false,
         };
         self.open.lock().insert(origin, count);
     }
@@ -79,6 +82,7 @@ impl Counts {
             brought: Vec::new(),
             left: 0,
             is_handed: true,
+            is_old: false,
         });
         count.left += 1;
     }
@@ -90,7 +94,6 @@ impl Counts {
             return Joined::New;
         };
         if count.left == 0 {
-            open.remove(&origin);
             return Joined::Done;
         }
         count.brought.push(brought);
@@ -99,8 +102,7 @@ impl Counts {
 
     /// As [`Counts::join`] for a session here, which counts by itself.
     pub fn was_begun(&self, origin: Origin) -> bool {
-        let is_begun = self.open.lock().get(&origin).is_some_and(|c| c.is_handed);
-        is_begun && self.open.lock().remove(&origin).is_some()
+        self.open.lock().get(&origin).is_some_and(|c| c.is_handed)
     }
 
     /// So many more things must be done.
@@ -117,9 +119,12 @@ impl Counts {
             return Vec::new();
         };
         count.left = count.left.saturating_sub(1);
-        // What was handed over is remembered until it is brought again.
-        if count.left > 0 || (count.is_handed && count.brought.is_empty()) {
+        if count.left > 0 {
             return Vec::new();
+        }
+        if count.is_handed {
+            // It is remembered, since each of its parts may be brought again.
+            return std::mem::take(&mut count.brought);
         }
         open.remove(&origin).map_or_else(Vec::new, |c| c.brought)
     }
@@ -145,6 +150,14 @@ impl Counts {
             count.brought.retain(|brought| brought.peer != peer);
             // Nobody will bring it again.
             !(count.is_handed && count.left == 0 && origin.session.node == peer)
+        });
+    }
+
+    /// Forgets what was handed over and done at the last look: by now it was brought again.
+    pub fn forget_old(&self) {
+        self.open.lock().retain(|_, count| {
+            let is_done = count.is_handed && count.left == 0;
+            !(is_done && std::mem::replace(&mut count.is_old, is_done))
         });
     }
 
@@ -191,10 +204,11 @@ mod tests {
         assert_eq!(counts.join(origin, brought), Joined::Waits);
         assert_eq!(counts.handled(origin), []);
         assert_eq!(counts.handled(origin), [brought]);
-        assert_eq!(counts.join(origin, brought), Joined::New);
-        counts.open_handed(origin);
-        assert_eq!(counts.handled(origin), []);
         assert_eq!(counts.join(origin, brought), Joined::Done);
+        assert!(counts.was_begun(origin));
+        counts.forget_old();
+        counts.forget_old();
+        assert_eq!(counts.join(origin, brought), Joined::New);
         counts.open_handed(origin);
         assert_eq!(counts.handled(origin), []);
         counts.forget(3);

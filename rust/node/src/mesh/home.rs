@@ -149,7 +149,9 @@ impl Node {
             }
             (Ok(Unit::Route { stanza }), _) => self.route_here(stanza, None),
             (Ok(Unit::Leg { stanza, .. }), Awaited::Origin(origin)) => {
-                self.route(stanza, Some(*origin));
+                if !mesh.counts.was_begun(*origin) {
+                    self.route(stanza, Some(*origin));
+                }
             }
             (Ok(unit), _) => {
                 // None of the rest waits for anything.

@@ -4,7 +4,7 @@
 //! is this node. A shard that is served here and has no lane goes by none: that is the way of a
 //! message between users who live here.
 
-use super::unit::Unit;
+use super::unit::{Unit, head_of, of_generation};
 use super::{Awaited, Mesh};
 use crate::node::Node;
 use antiphon_cluster::id::Incarnation;
@@ -39,7 +39,7 @@ type Sends = Vec<Send<Arc<Parcel>>>;
 pub(super) struct Slice {
     router: Router,
     /// For this node, in order.
-    here: VecDeque<(Ticket, Arc<Parcel>)>,
+    here: VecDeque<(Ticket, u32, Arc<Parcel>)>,
     /// The first of those is being handled.
     is_busy: bool,
 }
@@ -125,12 +125,13 @@ impl Mesh {
             let mut failed = Vec::new();
             for send in sends.drain(..) {
                 if send.to.0 == self.me() {
-                    slice.here.push_back((send.ticket, send.stanza));
+                    let here = (send.ticket, send.generation, send.stanza);
+                    slice.here.push_back(here);
                     continue;
                 }
                 // Locked first: it may be done before the number is noted.
                 let mut sent = self.lanes.sent.lock();
-                let unit = send.stanza.unit.clone();
+                let unit = of_generation(&send.stanza.unit, send.generation);
                 match self.links.send(send.to.0, Class::Stanza, unit) {
                     Ok(number) => {
                         sent.insert((send.to.0, number), (send.shard, send.ticket));
@@ -191,20 +192,25 @@ impl Node {
             if slice.is_busy {
                 return;
             }
-            let Some((ticket, parcel)) = slice.here.pop_front() else {
+            let Some((ticket, generation, parcel)) = slice.here.pop_front() else {
                 return;
             };
             slice.is_busy = true;
             drop(slice);
-            let place = super::unit::shard_of_unit(&parcel.unit).unwrap_or(shard);
-            let outcome = self.parcel_here(mesh, place, &parcel);
+            let place = head_of(&parcel.unit).map_or(shard, |(shard, _)| shard);
+            let outcome = self.parcel_here(mesh, (place, generation), &parcel);
             mesh.lanes.slice(shard).is_busy = false;
             self.outcome_of(mesh, place, ticket, outcome);
         }
     }
 
-    fn parcel_here(self: &Arc<Self>, mesh: &Mesh, shard: u16, parcel: &Parcel) -> Outcome {
-        match mesh.judge(mesh.me(), shard) {
+    fn parcel_here(
+        self: &Arc<Self>,
+        mesh: &Mesh,
+        head: (u16, u32),
+        parcel: &Parcel,
+    ) -> Outcome {
+        match mesh.judge(mesh.me(), head) {
             Ok(_guard) => {
                 self.own_unit_here(mesh, &parcel.unit, &parcel.awaited);
                 Outcome::Done

@@ -22,6 +22,7 @@ mod home;
 mod homes;
 mod lanes;
 mod proxies;
+mod refusals;
 mod releases;
 mod settle;
 mod taken;
@@ -42,10 +43,10 @@ use antiphon_xmpp::Jid;
 use antiphon_xmpp::stanza::StanzaError;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use conductor::{Event, Knowledge};
+pub use conductor::Event;
 use counts::{Brought, Counts};
+pub(crate) use homes::Guard;
 pub use homes::Homes;
-use homes::Guard;
 use lanes::Lanes;
 use parking_lot::{Mutex, RwLock};
 use proxies::Peer;
@@ -119,8 +120,7 @@ pub struct Mesh {
     pub(crate) counts: Counts,
     lanes: Lanes,
     binds: Mutex<HashMap<u64, oneshot::Sender<Option<StanzaError>>>>,
-    /// Whom to tell when a shard is served here.
-    wanted: Mutex<HashMap<u16, HashSet<u32>>>,
+    refusals: refusals::Refusals,
     /// Shards whose home could not be reached.
     retry: Mutex<BTreeSet<u16>>,
     /// Who waits for all that went to a node before.
@@ -157,7 +157,7 @@ impl Mesh {
             counts: Counts::default(),
             lanes: Lanes::default(),
             binds: Mutex::default(),
-            wanted: Mutex::default(),
+            refusals: refusals::Refusals::default(),
             retry: Mutex::default(),
             flushes: Mutex::default(),
             taken: taken::TakenUp::default(),
@@ -183,6 +183,20 @@ impl Mesh {
     pub fn happened(&self, event: Event) {
         // After the end nobody listens.
         let _ = self.events.send(event);
+    }
+
+    /// Whether a shard is served here.
+    #[must_use]
+    pub fn serves(&self, shard: u16) -> bool {
+        self.homes.is_served(shard)
+    }
+
+    /// How a shard is held, for logs and people.
+    #[must_use]
+    pub fn describe(&self, shard: u16) -> String {
+        let busy = self.homes.is_quiet(shard);
+        let held = self.holdings.read().describe(shard);
+        format!("{held}, quiet: {busy}, wait: {}", self.lanes.is_open(shard))
     }
 
     /// What is under way.
@@ -221,32 +235,41 @@ impl Mesh {
     }
 
     /// Whether a unit for a shard is taken; else what becomes of it.
-    fn judge(&self, peer: u32, shard: u16) -> Result<Guard, Outcome> {
-        if let Some(guard) = self.enter(shard) {
+    fn judge(&self, peer: u32, head: (u16, u32)) -> Result<Guard, Outcome> {
+        let is_behind = self.refusals.has(peer, head);
+        if !is_behind && let Some(guard) = self.enter(head.0) {
             return Ok(guard);
         }
+        let outcome = self.refusal(peer, head.0);
+        self.refusals.note(peer, head, outcome);
+        if !is_behind && outcome == Outcome::NotYet && self.homes.is_served(head.0) {
+            // It came between the two looks: its sender may try again at once.
+            return Err(Outcome::Returned(Epoch(0)));
+        }
+        Err(outcome)
+    }
+
+    fn refusal(&self, peer: u32, shard: u16) -> Outcome {
+        let holdings = self.holdings.read();
         let epoch = match peer == self.me() {
-            true => self.holdings.read().epoch(),
+            true => holdings.epoch(),
             false => Epoch(self.epochs.read().get(&peer).copied().unwrap_or(0)),
         };
+        let sender = Incarnation(peer);
         let head = Head {
             shard,
             epoch,
-            sender: Incarnation(peer),
+            sender,
         };
-        match self.holdings.read().judge(&head) {
-            Verdict::Stale { epoch } | Verdict::Redirect { epoch } => {
-                return Err(Outcome::Returned(epoch));
-            }
+        match holdings.judge(&head) {
+            Verdict::Stale { epoch } | Verdict::Redirect { epoch } => Outcome::Returned(epoch),
+            Verdict::Accept { .. } if self.enter(shard).is_some() => Outcome::Returned(Epoch(0)),
+            Verdict::Accept { .. } | Verdict::Park(_) => Outcome::NotYet,
             Verdict::Refuse => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                return Err(Outcome::NotYet);
+                Outcome::NotYet
             }
-            Verdict::Accept { .. } | Verdict::Park(_) => {}
         }
-        self.wanted.lock().entry(shard).or_default().insert(peer);
-        // It may have come between the two looks: then nobody would tell.
-        self.enter(shard).ok_or(Outcome::NotYet)
     }
 
     /// Tells a node something.
@@ -314,6 +337,18 @@ impl Node {
         }
     }
 
+    /// Whether an entity has nothing to do with this node.
+    pub(crate) fn is_away(&self, bare: &str) -> bool {
+        let mesh = self.mesh.as_deref();
+        mesh.is_some_and(|mesh| mesh.holdings.read().is_away(shard_of(bare)))
+    }
+
+    /// Keeps an entity's shard here, be it served or not.
+    pub(crate) fn keep_shard(&self, bare: &str) -> Option<Guard> {
+        let mesh = self.mesh.as_deref()?;
+        Homes::hold(&mesh.homes, shard_of(bare))
+    }
+
     /// A session by its id, whichever node holds its socket.
     pub(crate) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
         match self.mesh.as_deref() {
@@ -371,9 +406,9 @@ impl Node {
             });
             return Taking::Held;
         }
-        let guard = match unit::shard_of_unit(bytes) {
+        let guard = match unit::head_of(bytes) {
             None => None,
-            Some(shard) => match mesh.judge(peer, shard) {
+            Some(head) => match mesh.judge(peer, head) {
                 Ok(guard) => Some(guard),
                 Err(outcome) => return Taking::Settled(outcome),
             },
@@ -473,5 +508,3 @@ impl Node {
         false
     }
 }
-
-pub(crate) use conductor::Event as MeshEvent;

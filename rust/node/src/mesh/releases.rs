@@ -3,7 +3,7 @@
 
 use super::conductor::{Event, Flushed};
 use super::proxies::Foreign;
-use super::unit::{Known, Leg, Unit, shard_of_unit};
+use super::unit::{Known, Leg, Unit};
 use super::{Awaited, Mesh};
 use crate::node::Node;
 use antiphon_cluster::id::Epoch;
@@ -142,7 +142,6 @@ impl Node {
                         seq: 0,
                     },
                 };
-                debug_assert!(shard_of_unit(&parcel.unit).is_some());
                 if let Ok(Unit::Route { stanza }) = Unit::unpack(&parcel.unit) {
                     let leg = Leg { origin, stanza };
                     legs.entry(*shard).or_default().push(leg);

@@ -6,7 +6,8 @@ use antiphon_cluster::id::Mono;
 use antiphon_cluster::membership::now;
 use parking_lot::Mutex;
 
-type Continuation = Box<dyn FnOnce() + Send>;
+/// Told whether it may be acknowledged.
+type Continuation = Box<dyn FnOnce(bool) + Send>;
 
 /// Commits that wait for a keepalive, or for the end. What a node may have unsaved bounds them.
 #[derive(Default)]
@@ -19,14 +20,14 @@ impl std::fmt::Debug for Unsure {
 }
 
 impl Mesh {
-    /// Runs it when a commit of now may be acknowledged; never, if this process is out before.
-    pub(crate) fn acknowledged(&self, then: impl FnOnce() + Send + 'static) {
+    /// Runs it when a commit of now may be acknowledged, or when this process is out and it may not.
+    pub(crate) fn acknowledged(&self, then: impl FnOnce(bool) + Send + 'static) {
         let Some(place) = &self.place else {
-            return then();
+            return then(true);
         };
         let committed = now();
         match place.acknowledge(committed) {
-            Acknowledge::Now => then(),
+            Acknowledge::Now => then(true),
             Acknowledge::AfterKeepalive | Acknowledge::Barred => {
                 self.unsure.0.lock().push((committed, Box::new(then)));
             }
@@ -42,7 +43,7 @@ impl Mesh {
         let mut later = Vec::new();
         for (committed, then) in waiting {
             match place.acknowledge(committed) {
-                Acknowledge::Now => then(),
+                Acknowledge::Now => then(true),
                 Acknowledge::AfterKeepalive | Acknowledge::Barred => later.push((committed, then)),
             }
         }
@@ -56,6 +57,9 @@ impl Mesh {
 
     /// Forgets them: what became of those writes, the next homes know.
     pub(super) fn forget_unsure(&self) {
-        self.unsure.0.lock().clear();
+        let waiting = std::mem::take(&mut *self.unsure.0.lock());
+        for (_, then) in waiting {
+            then(false);
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! How the shards that are here came here: what must be known before one of their entities is read.
 
-use antiphon_routing::home::SHARDS;
+use crate::node::Node;
+use antiphon_routing::home::{SHARDS, shard_of};
+use antiphon_routing::store::{Store, StoreError, UserRecord};
+use antiphon_xmpp::Jid;
 use parking_lot::RwLock;
 
 /// How one did.
@@ -33,6 +36,25 @@ impl TakenUp {
     pub fn set(&self, shard: u16, taken: Taken) {
         if let Some(slot) = self.0.write().get_mut(usize::from(shard)) {
             *slot = taken;
+        }
+    }
+}
+
+impl Node {
+    /// Reads an entity's record, as the way in which its shard came here asks for.
+    pub(crate) async fn read_user(&self, bare: &Jid) -> Result<Option<UserRecord>, StoreError> {
+        let shard = shard_of(bare.as_str());
+        let taken = match self.mesh.as_deref() {
+            Some(mesh) => mesh.taken.of(shard),
+            None => Taken::default(),
+        };
+        if taken.dirty > 0 {
+            let from = self.live.load().policy.clock.next(self.now());
+            return self.store.take_up(bare, taken.dirty, from).await;
+        }
+        match taken.is_new {
+            true => self.store.user_of_dead(bare).await,
+            false => self.store.user(bare).await,
         }
     }
 }

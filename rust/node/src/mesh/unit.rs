@@ -205,11 +205,33 @@ fn legs(from: &mut Unpacker<'_>) -> Result<Vec<Leg>, Unreadable> {
     (0..count).map(|_| one(from)).collect()
 }
 
-/// The shard whose home a unit is for; `None`: it is for the node itself.
-pub(crate) fn shard_of_unit(bytes: &[u8]) -> Option<u16> {
+/// Where the generation of a unit for a home stands.
+const GENERATION: std::ops::Range<usize> = 3..7;
+
+/// Bytes before the parts of a unit for a home: kind, shard, generation.
+const HEAD: usize = GENERATION.end;
+
+/// The shard whose home a unit is for, and its generation (see
+/// [`antiphon_cluster::router::Send::generation`]); `None`: it is for the node itself.
+pub(crate) fn head_of(bytes: &[u8]) -> Option<(u16, u32)> {
     match bytes {
-        [kind, low, high, ..] if *kind <= HOMEWARD_MAX => Some(u16::from_le_bytes([*low, *high])),
+        [kind, l, h, a, b, c, d, ..] if *kind <= HOMEWARD_MAX => Some((
+            u16::from_le_bytes([*l, *h]),
+            u32::from_le_bytes([*a, *b, *c, *d]),
+        )),
         _ => None,
+    }
+}
+
+/// The same unit, of another generation.
+pub(crate) fn of_generation(bytes: &Bytes, generation: u32) -> Bytes {
+    match head_of(bytes) {
+        Some((_, other)) if other != generation => {
+            let mut copy = bytes.to_vec();
+            copy[GENERATION].copy_from_slice(&generation.to_le_bytes());
+            copy.into()
+        }
+        _ => bytes.clone(),
     }
 }
 
@@ -233,13 +255,13 @@ impl Unit<'_> {
                 seq,
                 stanza,
             } => {
-                out.extend([STANZA, low, high]);
+                out.extend([STANZA, low, high, 0, 0, 0, 0]);
                 put_number(*session, &mut out);
                 put_number(*seq, &mut out);
                 stanza.pack(&mut out);
             }
             Self::Route { stanza } => {
-                out.extend([ROUTE, low, high]);
+                out.extend([ROUTE, low, high, 0, 0, 0, 0]);
                 stanza.pack(&mut out);
             }
             Self::Bind {
@@ -247,7 +269,7 @@ impl Unit<'_> {
                 jid,
                 is_temporary,
             } => {
-                out.extend([BIND, low, high, u8::from(*is_temporary)]);
+                out.extend([BIND, low, high, 0, 0, 0, 0, u8::from(*is_temporary)]);
                 put_number(*session, &mut out);
                 put_jid(jid, &mut out);
             }
@@ -257,7 +279,7 @@ impl Unit<'_> {
                 is_confirmed,
                 stanzas,
             } => {
-                out.extend([END, low, high, u8::from(*is_confirmed)]);
+                out.extend([END, low, high, 0, 0, 0, 0, u8::from(*is_confirmed)]);
                 put_number(*session, &mut out);
                 put_jid(jid, &mut out);
                 put_number(stanzas.len() as u64, &mut out);
@@ -267,7 +289,7 @@ impl Unit<'_> {
                 }
             }
             Self::Received { owner, ids } => {
-                out.extend([RECEIVED, low, high]);
+                out.extend([RECEIVED, low, high, 0, 0, 0, 0]);
                 put_jid(owner, &mut out);
                 put_numbers(ids.iter().copied(), &mut out);
             }
@@ -276,7 +298,7 @@ impl Unit<'_> {
                 seq,
                 stanza,
             } => {
-                out.extend([LEG, low, high]);
+                out.extend([LEG, low, high, 0, 0, 0, 0]);
                 put_number(*session, &mut out);
                 put_number(*seq, &mut out);
                 stanza.pack(&mut out);
@@ -389,8 +411,9 @@ impl<'a> Unit<'a> {
         let mut from = Unpacker::new(bytes);
         let kind = from.byte()?;
         if kind <= HOMEWARD_MAX {
-            from.byte()?;
-            from.byte()?;
+            for _ in 1..HEAD {
+                from.byte()?;
+            }
             return Self::unpack_homeward(kind, &mut from);
         }
         Ok(match kind {

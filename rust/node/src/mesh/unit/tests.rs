@@ -43,8 +43,10 @@ fn every_kind_for_a_home_comes_out_as_it_went_in() {
     ];
     for unit in units {
         let bytes = unit.pack_for(4095);
-        assert_eq!(shard_of_unit(&bytes), Some(4095));
-        assert_eq!(Unit::unpack(&bytes), Ok(unit));
+        assert_eq!(head_of(&bytes), Some((4095, 0)));
+        let again = of_generation(&bytes, 77);
+        assert_eq!(head_of(&again), Some((4095, 77)));
+        assert_eq!(Unit::unpack(&again), Ok(unit));
     }
 }
 
@@ -91,7 +93,7 @@ fn every_kind_for_a_node_comes_out_as_it_went_in() {
     ];
     for unit in units {
         let bytes = unit.pack();
-        assert_eq!(shard_of_unit(&bytes), None);
+        assert_eq!(head_of(&bytes), None);
         assert_eq!(Unit::unpack(&bytes), Ok(unit));
     }
 }
@@ -138,7 +140,7 @@ fn every_kind_of_a_hand_over_comes_out_as_it_went_in() {
 
 #[test]
 fn garbage_is_no_unit() {
-    for garbage in [&[][..], &[255], &[1], &[20, 0, 0, 1], &[HANDED, 1, 1, 0xff]] {
+    for garbage in [&[][..], &[255], &[1], &[20, 0, 0, 1, 0, 0, 0, 0], &[HANDED, 1, 1, 0xff]] {
         assert_eq!(Unit::unpack(garbage), Err(Unreadable));
     }
 }
