@@ -53,6 +53,11 @@ class Watcher(Talker):
         """Conditions of stanza errors, in the order in which they came."""
         self.stream_error: str | None = None
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether it is a session, and not over."""
+        return self.is_in and not self.eof and not self.closed_stream
+
     def _on_element(self, element: Element) -> None:
         if element.tag == ("error", ns.STREAM):
             self.stream_error = element.condition
@@ -105,6 +110,7 @@ class Person(Member):
     """One user of a cluster, across all his sessions."""
 
     sights: list[Sight] = field(default_factory=list)
+    talker: Watcher | None = None
     drops: list[Drop] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     choice: int = 0
@@ -159,7 +165,7 @@ class Person(Member):
         """As for any member; a login that broke off leaves nothing to resume."""
         talker, before = self.talker, self.old
         super().leave()
-        if isinstance(talker, Watcher) and not talker.is_in:
+        if talker is not None and not talker.is_in:
             self.old = before
 
     async def chat(self, quiet: asyncio.Event, pace_s: float) -> None:
@@ -201,9 +207,8 @@ class Person(Member):
         return [Mark(self.number, peer, self.counters[peer])]
 
 
-def _why(talker: Talker) -> str:
-    said = talker.stream_error if isinstance(talker, Watcher) else None
-    return said or "the connection ended"
+def _why(talker: Watcher) -> str:
+    return talker.stream_error or "the connection ended"
 
 
 class Load:
@@ -262,7 +267,7 @@ class Load:
         return [
             person.number
             for person in self.people
-            if person.talker is None or person.talker.sm is None or person.talker.eof
+            if person.talker is None or not person.talker.is_in_use
         ]
 
     def check(self) -> None:

@@ -22,6 +22,9 @@ from support.server import START_S, ServerFailed
 from .network import Place
 
 DOMAIN = "cluster.example"
+LOADS = 40
+"""How many loads one site can bear, each with users of a domain of its own."""
+DOMAINS = (DOMAIN, *(f"load{n}.example" for n in range(LOADS)))
 CLUSTER = "chaos"
 CLIENTS, LINKS, CONTROL, HTTP = 5222, 5270, 5271, 5280
 
@@ -102,7 +105,7 @@ class Node:
         """Writes `antiphon.toml`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         head: Table = {
-            "domains": (DOMAIN,),
+            "domains": DOMAINS,
             "admins": (f"admin@{DOMAIN}",),
             "data_dir": self.folder / "data",
         }

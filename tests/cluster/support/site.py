@@ -12,7 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
+from durability.crowd import named
 from support.antiphon import Table
+from support.cassandra import Cassandra
 from support.certs import Authority
 from support.client import Client
 from support.endpoint import Account
@@ -22,7 +24,7 @@ from . import status
 from .authority import ClusterAuthority
 from .etcd import Etcd
 from .network import Network
-from .node import DOMAIN, Node, Wiring
+from .node import DOMAIN, DOMAINS, Node, Wiring
 
 PASSWORD = "chaos"
 SETTLE_S = 45.0
@@ -39,12 +41,13 @@ class Site:
     def __init__(
         self,
         network: Network,
-        contact_points: Iterable[str],
+        ring: Cassandra,
         *,
         count: int = 3,
         sections: Mapping[str, Table] | None = None,
     ) -> None:
-        """`contact_points` are of a running Cassandra that the places of `network` reach."""
+        """`ring` runs, and the places of `network` reach it."""
+        self.store = ring
         self.network = network
         self.folder = Path(tempfile.mkdtemp(prefix="antiphon-cluster-"))
         self.authority = ClusterAuthority(self.folder / "ca")
@@ -52,7 +55,7 @@ class Site:
         self.keyspace = f"cluster_{token_hex(6)}"
         self.wiring = Wiring(
             self.etcd.endpoints,
-            tuple(contact_points),
+            tuple(ring.contact_points),
             self.keyspace,
             self.authority.ca,
             Authority(self.folder / "clients").server(DOMAIN),
@@ -61,8 +64,8 @@ class Site:
         self.nodes: dict[str, Node] = {}
         for name in "abcdefgh"[:count]:
             self.add(name)
-        self._accounts: dict[str, Account] = {}
         self._made = 0
+        self._domains = list(reversed(DOMAINS[1:]))
 
     # -- parts -----------------------------------------------------------
     def add(self, name: str) -> Node:
@@ -150,19 +153,21 @@ class Site:
         return "\n".join(f"== {n.name}\n{n.log_text(tail=1_500)}" for n in self.nodes.values())
 
     # -- users -----------------------------------------------------------
-    def people(self, names: Iterable[str]) -> list[Account]:
-        """Accounts of these names, made where they are not there yet."""
-        wanted = list(names)
-        missing = [Account(f"{n}@{DOMAIN}", PASSWORD) for n in wanted if n not in self._accounts]
-        if missing:
-            self.up[0].create(missing)
-            self._accounts.update({account.user: account for account in missing})
-        return [self._accounts[name] for name in wanted]
+    def crowd(self, count: int) -> list[Account]:
+        """Users of a domain that no load has had yet, so that their archives are empty."""
+        assert self._domains, "no domain is left for a load: make another site"
+        domain = self._domains.pop()
+        accounts = [Account(f"{named(n)}@{domain}", PASSWORD) for n in range(count)]
+        self.up[0].create(accounts)
+        return accounts
 
     def strangers(self, count: int) -> list[Account]:
         """Accounts that no other test has."""
         self._made += count
-        return self.people(f"s{self._made - n:04d}" for n in range(count))
+        first = self._made - count
+        accounts = [Account(f"s{first + n:05d}@{DOMAIN}", PASSWORD) for n in range(count)]
+        self.up[0].create(accounts)
+        return accounts
 
     async def online(
         self,
