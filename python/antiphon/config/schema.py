@@ -121,9 +121,7 @@ class Listener(Section, frozen=True, kw_only=True):
     ]
     tls: Annotated[
         Literal["starttls", "direct", "none"] | None,
-        Meta(
-            description="Left out: starttls for c2s, none for others. Nodes always use TLS."
-        ),
+        Meta(description="Left out: starttls for c2s, none for others. Nodes always use TLS."),
     ] = None
     paths: Annotated[
         tuple[str, ...] | None,
