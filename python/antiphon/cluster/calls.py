@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 
-from antiphon.cluster.api import ControlError, Served
+from antiphon.cluster.api import ControlError, Material, Served
 from antiphon.cluster.remote import NotHome, Remote
 from antiphon.cluster.status import read
-from antiphon.cluster.tls import Material
 from antiphon.xmpp.errors import StanzaError
 from antiphon.xmpp.jid import Jid
 

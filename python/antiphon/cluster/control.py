@@ -17,12 +17,13 @@ from google.protobuf.message import Message
 from antiphon._core import certificate_names
 from antiphon.cluster import packing
 from antiphon.cluster._gen import control_pb2 as pb
-from antiphon.cluster.api import ControlError, Served
+from antiphon.cluster.api import ControlError, Material, Served
 from antiphon.cluster.calls import Ways
 from antiphon.cluster.remote import CONDITION, NOT_HOME, OPTIONS, SERVICE
 from antiphon.cluster.status import read
-from antiphon.cluster.tls import Material, bears
+from antiphon.cluster.tls import bears
 from antiphon.cluster.tls import read as read_tls
+from antiphon.commands.sessions import SessionLine
 from antiphon.config.clustered import ClusterTls
 from antiphon.config.core import control_address
 from antiphon.config.schema import Config
@@ -175,15 +176,11 @@ class ControlPort:
     async def _sessions(self, request: pb.SessionsRequest) -> pb.SessionsReply:
         jid = _jid(request.jid)
         found = await self._served.run("user_sessions", {"jid": str(jid.bare)})
-        lines = msgspec.convert(found, list[dict[str, object]])
         sessions = [
             pb.SessionsReply.Session(
-                jid=str(one["jid"]),
-                priority=msgspec.convert(one["priority"], int | None),
-                show=str(one["show"] or ""),
-                has_carbons=bool(one["has_carbons"]),
+                jid=one.jid, priority=one.priority, show=one.show or "", has_carbons=one.has_carbons
             )
-            for one in lines
+            for one in msgspec.convert(found, list[SessionLine])
         ]
         return pb.SessionsReply(sessions=sessions, home=self._served.home(jid.bare) or "")
 
