@@ -28,6 +28,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 LONG = {
     "CHAOS_REPEAT": "50",
     "CHAOS_ETCD_S": "60",
+    "CHAOS_STORE_S": "60",
     "CHAOS_FREEZE_S": "12",
     "CHAOS_CUT_S": "12",
     "CHAOS_SESSIONS": "20000",
