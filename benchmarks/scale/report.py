@@ -50,7 +50,7 @@ def rows(found: Sequence[Sizing]) -> list[tuple[str, list[str]]]:
         ("a node dies: homes answer after", [amount(s.rebuild_s, *TIMES) for s in found]),
         ("… announced by each other node", [amount(s.rebuild_bytes_each, *BYTES) for s in found]),
         (
-            "… its clients are back after (processors alone)",
+            "… its clients are back (CPU alone)",
             [amount(s.logins_s, *TIMES) for s in found],
         ),
         ("… logins a second, of a node", [amount(s.logins_per_s_each, *COUNTS) for s in found]),

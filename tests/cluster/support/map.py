@@ -33,11 +33,8 @@ class MapWatch:
 
     async def _run(self) -> None:
         while True:
-            found: dict[str, Status] = {}
-            for node in self.site.up:
-                with suppress(NoStatus):
-                    found.update(await asyncio.to_thread(self.site.statuses, [node]))
-            self.rounds.append(found)
+            with suppress(NoStatus):
+                self.rounds.append(await asyncio.to_thread(self.site.statuses))
             await asyncio.sleep(OFTEN_S)
 
     def two_owners(self) -> list[str]:

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
@@ -123,7 +122,8 @@ class Site:
         while True:
             try:
                 found = self.statuses(asked)
-                said = _unrest(found, names)
+                silent = {node.name for node in asked} - set(found)
+                said = f"{sorted(silent)} say nothing" if silent else _unrest(found, names)
             except status.NoStatus as error:
                 said = str(error)
             else:
@@ -134,10 +134,8 @@ class Site:
             time.sleep(POLL_S)
 
     def statuses(self, nodes: Iterable[Node] | None = None) -> dict[str, status.Status]:
-        """How each of these sees the cluster. Raises `NoStatus`."""
-        asked = list(nodes if nodes is not None else self.up)
-        with ThreadPoolExecutor(max(1, len(asked))) as pool:
-            return dict(zip([node.name for node in asked], pool.map(status.of, asked), strict=True))
+        """How each of these (all that run) sees the cluster. Raises `NoStatus`."""
+        return status.of(nodes if nodes is not None else self.up)
 
     def close(self) -> None:
         """Ends everything and removes its data; nothing that fails stops it."""
@@ -188,18 +186,13 @@ class Site:
         await client.online(priority)
         return client
 
-    def home(self, account: Account) -> str:
-        """The node that is home of a user, as the cluster says; empty if it does not."""
-        done = self.up[0].command("cluster", "shards", account.jid, "--json", timeout_s=20)
-        return done.stdout.strip().strip('"') if done.returncode == 0 else ""
-
 
 def _unrest(found: Mapping[str, status.Status], names: set[str]) -> str:
     """Why a cluster is not at rest yet; empty if it is."""
     for name, one in found.items():
         if set(one.members) != names:
             return f"{name} sees {sorted(one.members)}, not {sorted(names)}"
-        odd = {member: state for member, state in one.members.items() if state.lower() != "up"}
+        odd = {member: state for member, state in one.members.items() if state != "up"}
         if odd:
             return f"{name} sees {odd}"
         if not one.is_at_rest:
