@@ -21,6 +21,7 @@ from antiphon.config.schema import Config
 
 T = TypeVar("T")
 
+RELOAD_S = 15.0
 _LOOK_S = 0.5
 _SAY_S = 2.0
 
@@ -171,6 +172,74 @@ def rebalance(config_file: str | None, as_json: bool) -> int:
     planner = _asked(config, work)
     show(as_json, {"planner": planner}, f"{planner} looks at the shares anew")
     return 0
+
+
+@cluster_group.command()
+@click.argument("node", nargs=-1)
+@config_option
+@json_option
+def reload(node: tuple[str, ...], config_file: str | None, as_json: bool) -> int:
+    """Have each NODE, or every node, read its configuration and certificates again.
+
+    As SIGHUP does. Exit code 1 if one of them refuses.
+    """
+    config = _clustered(config_file)
+    done = _of_each(config, node, lambda calls: calls.reload(RELOAD_S))
+    lines = []
+    for name, found in done.items():
+        if isinstance(found, str):
+            lines.append(found)
+        elif found:
+            lines += [f"{name} refuses: {problem}" for problem in found]
+        else:
+            lines.append(f"{name} has reloaded")
+    document = {
+        name: {"is_taken": found == (), "problems": [found] if isinstance(found, str) else found}
+        for name, found in done.items()
+    }
+    show(as_json, document, "\n".join(lines))
+    return 1 if any(done.values()) else 0
+
+
+@cluster_group.command("log-level")
+@click.argument("level", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.argument("node", nargs=-1)
+@config_option
+@json_option
+def log_level(level: str, node: tuple[str, ...], config_file: str | None, as_json: bool) -> int:
+    """Have each NODE, or every node, log from LEVEL on, until its next reload."""
+    config = _clustered(config_file)
+
+    async def one(calls: Calls) -> dict[str, str]:
+        return {"was": await calls.set_log_level(level, RELOAD_S), "is": level}
+
+    done = _of_each(config, node, one)
+    lines = [
+        found if isinstance(found, str) else f"{name} logs from {level} on, before {found['was']}"
+        for name, found in done.items()
+    ]
+    show(as_json, done, "\n".join(lines))
+    return 1 if any(isinstance(found, str) for found in done.values()) else 0
+
+
+def _of_each(
+    config: Config, names: tuple[str, ...], ask: Callable[[Calls], Awaitable[T]]
+) -> dict[str, T | str]:
+    """What each of these nodes answers, or all where none is named; a text: why one does not."""
+
+    async def work(found: Cluster) -> dict[str, T | str]:
+        members = await found.members()
+        chosen = [_member(name, members) for name in names] or members
+        calls = [found.to(one.id, one.control) for one in chosen]
+        answers = await asyncio.gather(*map(ask, calls), return_exceptions=True)
+        result: dict[str, T | str] = {}
+        for member, answer in zip(chosen, answers, strict=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, ControlError):
+                raise answer
+            result[member.id] = str(answer) if isinstance(answer, ControlError) else answer
+        return result
+
+    return _asked(config, work)
 
 
 async def _drained(calls: Calls, member: Member, until: float, *, is_quiet: bool) -> int | None:

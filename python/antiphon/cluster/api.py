@@ -86,13 +86,14 @@ class Served(Protocol):
 
 
 class Elsewhere(Protocol):
-    """The way to entities that live on other nodes."""
+    """The way to what lives on other nodes."""
 
-    def is_away(self, arguments: tuple[object, ...]) -> bool:
-        """Whether an operation with these arguments is for an entity that is not here."""
+    def is_away(self, operation: str, arguments: tuple[object, ...]) -> bool:
+        """Whether an operation is for an entity that is not here, or for all nodes."""
 
     async def call(self, operation: str, arguments: tuple[object, ...]) -> object:
-        """Runs an operation where its entity lives, be that here meanwhile. Raises StanzaError."""
+        """Runs an operation where its entity lives, be that here meanwhile, or on all nodes.
+        Raises StanzaError."""
 
 
 class Calls(Protocol):
@@ -112,6 +113,12 @@ class Calls(Protocol):
 
     async def rebalance(self, timeout_s: float) -> None:
         """Has its planner look at the shares anew."""
+
+    async def reload(self, timeout_s: float) -> tuple[str, ...]:
+        """Has it read its configuration again; why it refuses that, nothing where it does not."""
+
+    async def set_log_level(self, level: str, timeout_s: float) -> str:
+        """The least level that it logs; the one before."""
 
     async def run(self, command: str, arguments: Mapping[str, object], timeout_s: float) -> object:
         """An administrative command; its result in JSON's types. Raises StanzaError too."""

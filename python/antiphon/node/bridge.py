@@ -340,7 +340,7 @@ class Bridge:
 
     async def call(self, operation: str, *arguments: object) -> object:
         """Runs an operation at the home of its entity; see antiphon.hooks.context.Link."""
-        if self._elsewhere is not None and self._elsewhere.is_away(arguments):
+        if self._elsewhere is not None and self._elsewhere.is_away(operation, arguments):
             return await self._elsewhere.call(operation, arguments)
         return await self.call_here(operation, *arguments)
 

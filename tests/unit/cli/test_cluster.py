@@ -205,6 +205,32 @@ def test_the_planner_is_asked_to_look_again(shell: Shell, place: Place) -> None:
     assert place.nodes.fakes["a"].asked == []
 
 
+def test_nodes_read_their_configuration_again(shell: Shell, place: Place) -> None:
+    assert shell("cluster", "reload", "b").out == "b has reloaded\n"
+    place.nodes.fakes["b"].problems = ("antiphon.toml:1: x: unknown key",)
+    place.kill("c")
+    ended = shell("cluster", "reload")
+    assert ended.code == 1
+    lines = ended.out.splitlines()
+    assert lines[:2] == ["a has reloaded", "b refuses: antiphon.toml:1: x: unknown key"]
+    assert lines[2].startswith("node c at")
+    document = json.loads(shell("cluster", "reload", "--json").out)
+    assert document["a"] == {"is_taken": True, "problems": []}
+    assert document["b"]["problems"] == ["antiphon.toml:1: x: unknown key"]
+    assert "refused" in document["c"]["problems"][0]
+
+
+def test_nodes_log_more(shell: Shell, place: Place) -> None:
+    ended = shell("cluster", "log-level", "debug", "a", "b")
+    assert ended.out.splitlines() == [
+        "a logs from debug on, before info", "b logs from debug on, before info",
+    ]  # fmt: skip
+    assert shell("cluster", "log-level", "loud").code == 2
+    assert json.loads(shell("cluster", "log-level", "debug", "a", "--json").out) == {
+        "a": {"was": "info", "is": "debug"}
+    }
+
+
 @pytest.mark.parametrize("command", ["status", "nodes", "shards"])
 def test_a_lone_node_says_so_in_one_line(shell: Shell, command: str) -> None:
     Path("antiphon.toml").write_text('[node]\nname = "a"\n')

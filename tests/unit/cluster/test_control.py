@@ -116,12 +116,27 @@ async def test_an_operation_runs_at_the_home_of_its_entity(nodes: Nodes) -> None
     nodes.fakes["b"].values["roster.get"] = value
     away = nodes.ports["a"].elsewhere
     arguments = (JULIET, None, "ver", [JULIET], (1, 2))
-    assert away.is_away(arguments)
-    assert not away.is_away((Jid("romeo@chat.example"),))
-    assert not away.is_away(("chat.example", None))
+    assert away.is_away("roster.get", arguments)
+    assert not away.is_away("roster.get", (Jid("romeo@chat.example"),))
+    assert not away.is_away("account.list", ("chat.example", None))
     assert await away.call("roster.get", arguments) == value
     assert nodes.fakes["b"].asked == [("roster.get", arguments)]
     assert nodes.fakes["a"].asked == []
+
+
+async def test_sessions_of_a_domain_are_those_of_all_nodes(nodes: Nodes) -> None:
+    here, there = Jid("b@x/1"), [Jid("a@x/1"), Jid("c@x/1")]
+    nodes.fakes["a"].values.update({"sessions.all": [here], "sessions.count": 1})
+    nodes.fakes["b"].values.update({"sessions.all": there, "sessions.count": 2})
+    ways = nodes.ports["a"].elsewhere
+    assert ways.is_away("sessions.count", (None,))
+    assert await ways.call("sessions.count", (None,)) == 3
+    assert await ways.call("sessions.all", ("x", None, 10)) == [there[0], here, there[1]]
+    assert await ways.call("sessions.all", ("x", None, 2)) == [there[0], here]
+    await nodes.ports.pop("b").close(0)
+    with pytest.raises(StanzaError, match=r"node b at .* connection refused") as caught:
+        await ways.call("sessions.count", (None,))
+    assert caught.value.condition == "remote-server-timeout"
 
 
 async def test_an_operation_keeps_the_cores_condition(nodes: Nodes) -> None:
