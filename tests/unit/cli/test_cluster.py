@@ -12,6 +12,7 @@ import pytest
 
 from antiphon import _core
 from antiphon.cli.showing import table
+from antiphon.node import log as node_log
 from antiphon.xmpp.errors import StanzaError
 from tests.unit.cli.test_main import Ended, Shell, shell
 from tests.unit.cluster.etcds import FakeEtcd
@@ -66,6 +67,12 @@ class Place:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
+
+
+@pytest.fixture(autouse=True)
+def _logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command line sets up logging for its process; here other tests come behind."""
+    monkeypatch.setattr(node_log, "configure", lambda _log: None)
 
 
 @pytest.fixture
