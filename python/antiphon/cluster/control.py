@@ -43,6 +43,13 @@ MOST_NAMES = 1_000
 _MEMBERS_S = 5.0
 _SAY_AGAIN_S = 60.0
 
+_LIMITS: tuple[tuple[str, str | int], ...] = (
+    # Two nodes must not share a port without knowing.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_allowed_incoming_connections", 1_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+)
 _CODES = {
     "bad-request": grpc.StatusCode.INVALID_ARGUMENT,
     "jid-malformed": grpc.StatusCode.INVALID_ARGUMENT,
@@ -79,7 +86,7 @@ class ControlPort:
 
     async def open(self) -> None:
         """Raises ControlError if the address cannot be had."""
-        options = (*OPTIONS, ("grpc.so_reuseport", 0))
+        options = (*OPTIONS, *_LIMITS)
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_AT_ONCE)
         server.add_generic_rpc_handlers((self._handlers(),))
         credentials = grpc.dynamic_ssl_server_credentials(

@@ -130,7 +130,8 @@ class ClusterStatus(Struct, frozen=True, kw_only=True):
     @property
     def stage_word(self) -> str:
         """The stage without its reason."""
-        return self.stage.partition(":")[0].strip().lower()
+        found = re.match(r"\s*([a-z]+)", self.stage.lower())
+        return found[1] if found is not None else ""
 
     @property
     def stage_reason(self) -> str:

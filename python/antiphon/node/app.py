@@ -89,7 +89,8 @@ class Node:
         return self._core
 
     async def start(self) -> None:
-        """Opens everything; clients are served when it returns. Raises NodeError."""
+        """Opens everything; clients are served when it returns, unless a stop was asked for
+        meanwhile. Raises NodeError."""
         logging.getLogger().addHandler(self._counting)
         self._measure()
         for warning in self._loaded.warnings:
@@ -112,6 +113,9 @@ class Node:
         self._bridge.start(eventfd)
         runner = CommandRunner(self._context, self.meters)
         await self._open(Path(self.config.data_dir) / NAME, runner)
+        await self._join()
+        if self.stop_requested.is_set():
+            return
         self.state = State.READY
         addresses = [f"{kind} {address}" for kind, address in self._core.addresses()]
         log.info("node ready", extra={"node": self.config.node.name, "listeners": addresses})
@@ -137,6 +141,16 @@ class Node:
         measure(self.meters, self._neighbour.view)
         try:
             await self._neighbour.open()
+        except ControlError as error:
+            await self.stop(0)
+            raise NodeError(str(error)) from error
+
+    async def _join(self) -> None:
+        """Waits for the cluster, as long as nobody stops the node. Raises NodeError."""
+        if self._neighbour is None:
+            return
+        try:
+            await self._neighbour.joined(self.stop_requested.is_set)
         except ControlError as error:
             await self.stop(0)
             raise NodeError(str(error)) from error

@@ -72,6 +72,22 @@ class Neighbour:
         self._control = await open_control(self._config, self)
         self._bridge.reach(self._control.elsewhere)
 
+    async def joined(self, is_over: Callable[[], bool]) -> None:
+        """Waits until the node is in, or until `is_over`. Raises ControlError if it cannot be."""
+        loop = asyncio.get_running_loop()
+        said = loop.time()
+        while not is_over():
+            now = self.view()
+            if now is not None and now.is_in:
+                return
+            if now is not None and now.stage_word == "failed":
+                raise ControlError(now.stage_reason or "the node cannot join its cluster")
+            if loop.time() - said >= _SAY_S:
+                said = loop.time()
+                reason = now.stage_reason if now is not None else ""
+                log.info("waiting for the cluster", extra={"reason": reason})
+            await asyncio.sleep(_LOOK_S)
+
     def renew(self) -> None:
         """Takes over new certificates. Raises ControlError; then the old ones stay."""
         if self._control is not None:

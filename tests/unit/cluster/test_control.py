@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Control calls over real gRPC and TLS on loopback, nodes being fakes."""
 
+import asyncio
+import contextlib
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -227,6 +230,21 @@ async def test_a_certificate_of_another_authority_is_refused_on_both_sides(
 async def test_a_node_under_anothers_address_is_named(nodes: Nodes) -> None:
     with pytest.raises(ControlError, match="is another one: its certificate does not name c"):
         await nodes.remote("b", meaning="c").health(IN)
+
+
+async def test_strangers_at_the_port_get_nothing_and_harm_nobody(nodes: Nodes) -> None:
+    host, _, port = nodes.members["b"].rpartition(":")
+    context = ssl.create_default_context(cafile=str(nodes.authority.ca))
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    for sent, security in ((b"GET / HTTP/1.1\r\n\r\n", None), (b"\0" * 300, None), (b"x", context)):
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=security)
+        writer.write(sent)
+        with contextlib.suppress(OSError):
+            assert b"antiphon" not in await asyncio.wait_for(reader.read(), IN)
+        writer.close()
+    assert (await nodes.remote("b").health(IN)).node == "b"
+    assert nodes.fakes["b"].asked == []
 
 
 async def test_a_name_that_is_no_member_gets_nothing(

@@ -181,6 +181,37 @@ async def test_a_node_that_is_not_in_hands_over_nothing(
     assert given.core.drained == 0
 
 
+async def test_a_start_waits_for_the_cluster(
+    given: Given, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("antiphon.node.clustered._SAY_S", 0.0)
+    given.core.more = {"incarnation": 0, "stage": "joining: etcd does not answer"}
+    with caplog.at_level(logging.INFO):
+        waiting = asyncio.ensure_future(given.neighbour.joined(lambda: False))
+        await asyncio.sleep(0.15)
+        assert not waiting.done()
+        given.core.more = {}
+        await asyncio.wait_for(waiting, 5)
+    assert vars(caplog.records[0])["reason"] == "etcd does not answer"
+
+
+async def test_a_start_ends_when_it_is_over_or_cannot_be(given: Given) -> None:
+    given.core.more = {"incarnation": 0, "stage": "joining"}
+    await given.neighbour.joined(lambda: True)
+    given.core.more = {"incarnation": 0, "stage": "failed: the clock of this machine is off"}
+    with pytest.raises(ControlError, match=r"^the clock of this machine is off$"):
+        await given.neighbour.joined(lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("stage", "incarnation", "is_in"),
+    [("in", 3, True), ("In(3)", 3, True), ("", 3, True), ("draining", 3, True), ("joining: x", 0, False),
+     ("joining", 3, False), ("Out(Lease)", 3, False), ("failed", 0, False), ("in", 0, False)],
+)  # fmt: skip
+def test_who_is_in_is_known(stage: str, incarnation: int, is_in: bool) -> None:
+    assert ClusterStatus(node="a", stage=stage, incarnation=incarnation).is_in is is_in
+
+
 async def test_a_status_that_does_not_read_is_no_view(given: Given) -> None:
     given.core.more = {"epoch": "many"}
     assert given.neighbour.view() is None
