@@ -28,6 +28,7 @@ from .records import Sight
 NUDGE_S = 0.25
 LOGIN_S = 12.0
 """A login that takes longer is given up and tried on the next node."""
+CLOSE_S = 15.0
 LOGINS = 12
 """At once."""
 PAUSE_S = (0.02, 0.15)
@@ -187,7 +188,8 @@ class Person(Member):
                 due = max(due + pace_s, time.monotonic() - 5 * pace_s)
             rest_s = min(NUDGE_S, max(0.01, due - time.monotonic()))
             try:
-                await asyncio.wait_for(talker.moved.wait(), NUDGE_S if marks else rest_s)
+                async with asyncio.timeout(NUDGE_S if marks else rest_s):
+                    await talker.moved.wait()
             except TimeoutError:
                 if any(talker.in_flight):
                     talker.nudge()
@@ -280,8 +282,8 @@ class Load:
         while True:
             door = self._doors(person.choice)
             try:
-                async with self._turns:
-                    await asyncio.wait_for(person.login(door), LOGIN_S)
+                async with self._turns, asyncio.timeout(LOGIN_S):
+                    await person.login(door)
             except BROKEN:
                 person.leave()
                 person.tries += 1
@@ -332,9 +334,14 @@ class Load:
 
     async def close(self) -> None:
         """Ends every session, in order where it still can be."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        open_ = [task for task in self._tasks if not task.done()]
+        deadline = time.monotonic() + CLOSE_S
+        while open_ and time.monotonic() < deadline:
+            for task in open_:
+                task.cancel()  # again and again: one that just came to its end may be lost
+            await asyncio.wait(open_, timeout=0.5)
+            open_ = [task for task in open_ if not task.done()]
+        assert not open_, f"{len(open_)} users do not end"
         talkers = [person.talker for person in self.people if person.talker is not None]
         await asyncio.gather(*(talker.close() for talker in talkers), return_exceptions=True)
         for person in self.people:
