@@ -102,8 +102,13 @@ test-durability: $(VENV)/.built $(VENV)/.tests ## what was acknowledged is kept,
 	$(PYTEST) -q tests/durability --ignore tests/durability/test_outage.py $(PYTEST_ARGS)
 
 .PHONY: chaos
-chaos: $(VENV)/.built $(VENV)/.tests ## the same at length, 50 kills and 200 power cuts; report to data/chaos; CHAOS_ARGS="--store cassandra"
+chaos: $(VENV)/.built $(VENV)/.tests .cache/.deps ## kills, power cuts, and a cluster's invariants 50 times each (CHAOS_REPEAT); hours; CHAOS_ARGS="--store cassandra"
 	@PYTHONPATH=tests $(BIN)/python -m durability.chaos $(CHAOS_ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m cluster.chaos
+
+.PHONY: test-cluster
+test-cluster: $(VENV)/.built $(VENV)/.tests .cache/.deps ## three nodes, etcd, Cassandra: kills, cuts, freezes, restarts, each a few times; needs root
+	$(PYTEST) -q tests/cluster $(PYTEST_ARGS)
 
 .PHONY: test-prosody
 test-prosody: $(VENV)/.tests .cache/.deps ## the wire tests of the RFCs and XEPs against Debian's Prosody: a wrong expectation shows

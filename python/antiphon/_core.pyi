@@ -197,6 +197,15 @@ class Core:
         """Prometheus text of the counters kept in Rust."""
     def addresses(self) -> list[tuple[str, str]]:
         """(kind, address) of every listener as bound."""
+    def cluster_status(self) -> str:
+        """JSON of what the node knows of the cluster and of itself (antiphon.cluster.status);
+        `null` for a node that is alone."""
+    def cluster_home(self, jid: str) -> str | None:
+        """Name of the node where the entity of this address lives; None while nobody owns it."""
+    def cluster_drain(self) -> None:
+        """Begins to give away shards and sessions; returns at once. Nothing for a node alone."""
+    def cluster_rebalance(self) -> None:
+        """Has the planner look at the shares anew, where this node plans; else nothing."""
 
 def toml_positions(text: str) -> dict[str, int]:
     """Line number (from 1) of every key and table of a TOML document, by dotted path with list

@@ -8,7 +8,7 @@ from copy import deepcopy
 
 import pytest
 
-from cluster.support.records import Findings, History, Poll, Sight, judge, missed, repeats
+from cluster.support.records import Findings, History, Poll, Sight, judge, late, missed, repeats
 from durability.ledger import Mark, Row
 
 USERS, NUMBERS = 3, 5
@@ -144,6 +144,7 @@ def test_a_flawless_run_gives_no_findings() -> None:
     assert not judge(history), str(judge(history))
     assert not repeats(history.sights)
     assert not missed(history)
+    assert not late(history)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,6 @@ def test_a_flawless_run_gives_no_findings() -> None:
         (deliver_what_nobody_sent, "strayed"),
         (keep_for_a_third, "strayed"),
         (let_an_id_go_back, "went_back"),
-        (let_a_seen_id_go_back, "went_back"),
         (write_behind_a_poller, "went_back"),
         (serve_an_old_page, "went_back"),
     ],
@@ -192,6 +192,12 @@ def test_a_message_given_again_under_its_id_is_counted_apart() -> None:
     history.sights.append(history.sights[-1])
     assert not judge(history), str(judge(history))
     assert len(repeats(history.sights)) == 1
+
+
+def test_a_message_that_comes_behind_a_later_one_of_its_archive_is_counted_apart() -> None:
+    history = flawless()
+    let_a_seen_id_go_back(history)
+    assert len(late(history)) == 1
 
 
 def test_what_no_client_saw_is_told_though_nothing_is_lost() -> None:

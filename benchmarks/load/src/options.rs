@@ -25,7 +25,9 @@ scenarios
             and latencies each five seconds; at the end the server is to be sent SIGTERM
 
 options, with their defaults
-  --address 127.0.0.1:5222   must be loopback
+  --address 127.0.0.1:5222   must be loopback; several with commas between them (nodes of one
+                             cluster): connection i goes to number i mod their count, so that a
+                             pair of msg stands on two nodes
   --domain localhost
   --tls none                 none | starttls | direct
   --mechanism SCRAM-SHA-256  SCRAM-SHA-256 | SCRAM-SHA-1 | PLAIN
@@ -138,7 +140,7 @@ impl Mechanism {
 #[derive(Debug, Clone)]
 pub struct Options {
     pub kind: Kind,
-    pub address: SocketAddr,
+    pub addresses: Vec<SocketAddr>,
     pub domain: String,
     pub tls: Security,
     pub mechanism: Mechanism,
@@ -207,7 +209,7 @@ impl Options {
     fn defaults(kind: Kind) -> Self {
         Self {
             kind,
-            address: SocketAddr::from(([127, 0, 0, 1], 5222)),
+            addresses: vec![SocketAddr::from(([127, 0, 0, 1], 5222))],
             domain: "localhost".to_owned(),
             tls: Security::None,
             mechanism: Mechanism::ScramSha256,
@@ -240,7 +242,10 @@ impl Options {
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
         match name {
-            "--address" => self.address = address(name, value)?,
+            "--address" => {
+                let each = value.split(',').map(|one| address(name, one));
+                self.addresses = each.collect::<Result<_, _>>()?;
+            }
             "--metrics" => {
                 self.metrics = (value != "none")
                     .then(|| address(name, value))
@@ -292,7 +297,7 @@ impl Options {
     }
 
     fn check(&self) -> Result<(), Failure> {
-        let mut addresses = std::iter::once(self.address).chain(self.metrics);
+        let mut addresses = self.addresses.iter().chain(&self.metrics);
         if addresses.any(|address| !address.ip().is_loopback()) {
             return Err(usage("--address, --metrics: only loopback is loaded"));
         }
@@ -402,6 +407,8 @@ mod tests {
         let options = parse("msg --rate 1000 --tls direct --pid 12,34 --first 7").unwrap();
         assert_eq!((options.rate, options.connections), (1000, 200));
         assert_eq!((options.first, options.metrics), (7, None));
+        let several = parse("msg --address 127.0.0.2:1,127.0.0.3:2").unwrap();
+        assert_eq!(several.addresses.len(), 2);
         let idle = parse("idle --roster 1 --settle 0.5 --metrics 127.0.0.1:80").unwrap();
         assert!(idle.roster && idle.metrics.is_some());
         assert_eq!(idle.settle, Duration::from_millis(500));
@@ -415,6 +422,8 @@ mod tests {
     fn what_would_load_another_machine_or_is_out_of_bounds_is_refused() {
         for line in [
             "msg --address 192.0.2.1:5222",
+            "msg --address 127.0.0.1:5222,192.0.2.1:5222",
+            "msg --address 127.0.0.1:5222,",
             "msg --connections 20000",
             "msg --connections 3",
             "msg --seconds 7201",

@@ -82,7 +82,7 @@ pub struct Pool {
     clear: Vec<u8>,
     tls: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     is_direct: bool,
     opened: usize,
 }
@@ -95,7 +95,7 @@ const MAX_REST: usize = 1 << 20;
 const PER_SOURCE: usize = 500;
 
 impl Pool {
-    /// An empty pool for one server.
+    /// An empty pool for one server, or for all nodes of one.
     ///
     /// # Errors
     /// [`Failure::Io`] if the system gives no epoll or timer.
@@ -119,30 +119,31 @@ impl Pool {
             clear: vec![0; SCRATCH],
             tls: Arc::new(trusting()?),
             name,
-            address: options.address,
+            addresses: options.addresses.clone(),
             is_direct: options.tls == Security::Direct,
             opened: 0,
         })
     }
 
-    /// Connects as number `id`, which must be free.
+    /// Connects as number `id`, which must be free, to the address of its turn.
     ///
     /// # Errors
     /// [`Failure::Io`] if the system refuses a socket.
     pub fn open(&mut self, id: usize) -> Result<(), Failure> {
+        let address = self.addresses[id % self.addresses.len()];
         let socket = Socket::new(
-            Domain::for_address(self.address),
+            Domain::for_address(address),
             Type::STREAM,
             Some(Protocol::TCP),
         )?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        if self.address.is_ipv4() {
+        if address.is_ipv4() {
             let source = u8::try_from(2 + (self.opened / PER_SOURCE) % 250).unwrap_or(2);
             socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 1, source), 0)).into())?;
         }
         self.opened += 1;
-        match socket.connect(&self.address.into()) {
+        match socket.connect(&address.into()) {
             Err(error)
                 if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
             {

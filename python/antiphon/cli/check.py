@@ -22,8 +22,8 @@ from antiphon.xmpp.errors import StanzaError
 def check(config_file: str | None, as_json: bool) -> int:
     """Validate the configuration and its surroundings; exit code 1 on an error.
 
-    Ports, certificates, DNS, storage and the data directory are looked at; nothing is changed. On
-    a running node its ports and its store are left out, since the node holds them.
+    Ports, certificates, DNS, storage, etcd and the data directory are looked at; nothing is
+    changed. On a running node its ports and its store are left out, since the node holds them.
     """
     is_running = False
     try:

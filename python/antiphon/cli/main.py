@@ -13,6 +13,7 @@ from antiphon import __version__
 from antiphon._core import ConfigError
 from antiphon.cli.account import account
 from antiphon.cli.check import check
+from antiphon.cli.cluster import cluster_group
 from antiphon.cli.command import command
 from antiphon.cli.configuration import config
 from antiphon.cli.migrate import migrate
@@ -28,7 +29,7 @@ def cli() -> None:
     """Antiphon, an XMPP server."""
 
 
-for _command in (serve, check, migrate, account, config, command):
+for _command in (serve, check, migrate, cluster_group, account, config, command):
     cli.add_command(_command)
 
 

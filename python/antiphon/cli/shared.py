@@ -16,6 +16,8 @@ from typing import TypeVar
 import click
 
 from antiphon.admin.protocol import NAME, Client, Runner, Unreachable
+from antiphon.cli.failure import Failure
+from antiphon.cli.looking import member_runner
 from antiphon.config.environment import CONFIG_FILE
 from antiphon.config.load import Loaded
 from antiphon.config.load import load as load_config
@@ -26,6 +28,11 @@ from antiphon.xep._registry import registry
 
 T = TypeVar("T")
 
+__all__ = [
+    "Failure", "ask_password", "checked_password", "config_option", "json_option", "load",
+    "password_line", "run", "runner", "show",
+]  # fmt: skip
+
 config_option = click.option(
     "--config",
     "config_file",
@@ -34,10 +41,6 @@ config_option = click.option(
     help="Configuration; default: antiphon.toml in the working directory, if there is one.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-
-
-class Failure(click.ClickException):
-    """A mistake of the operator's, or of the surroundings: one line, exit code 1."""
 
 
 def load(config_file: str | None) -> Loaded:
@@ -59,10 +62,18 @@ def run(config_file: str | None, work: Callable[[Runner], Awaitable[T]]) -> T:
 
 @contextlib.asynccontextmanager
 async def runner(loaded: Loaded) -> AsyncIterator[Runner]:
-    """The running node's commands by its socket; on a stopped node's data in this process."""
+    """The running node's commands by its socket; on a stopped node's data in this process.
+
+    In a cluster the data belong to the nodes that run, so a member is asked where there is one.
+    """
     try:
         client = await Client.connect(Path(loaded.config.data_dir) / NAME)
     except Unreachable:
+        if loaded.config.is_clustered:
+            async with member_runner(loaded.config) as member:
+                if member is not None:
+                    yield member
+                    return
         async with offline(loaded.config) as local:
             yield local
         return

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -16,7 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from antiphon._core import certificate_names
+from antiphon.cluster import tls
+from antiphon.cluster.api import ask_etcd
 from antiphon.config.check import parse_address
+from antiphon.config.core import control_address
 from antiphon.config.load import Loaded
 from antiphon.config.problem import Path as KeyPath
 from antiphon.config.problem import Problem
@@ -37,6 +41,8 @@ def problems(loaded: Loaded, *, is_running: bool) -> list[Problem]:
     """Everything wrong around a node; with `is_running` it holds its ports and its store itself."""
     config = loaded.config
     found = [*certificates(config), *directory(config), *names(config)]
+    if config.is_clustered:
+        found += [*tls.problems(config), *etcd(config)]
     if not is_running:
         found += [*ports(config), *store(config)]
     return [
@@ -47,18 +53,25 @@ def problems(loaded: Loaded, *, is_running: bool) -> list[Problem]:
 
 def ports(config: Config) -> Found:
     """Whether each listener's address can be bound."""
-    for index, listener in enumerate(config.listeners()):
-        address = parse_address(listener.address)
+    for path, text in _addresses(config):
+        address = parse_address(text)
         if address is None:
             continue
-        path: KeyPath = ("listener", index, "address") if config.listener else ("listener",)
         family = socket.AF_INET6 if address[0].version == 6 else socket.AF_INET
         try:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((str(address[0]), address[1]))
         except OSError as error:
-            yield path, f"cannot listen on {listener.address}: {_advice(error)}", False
+            yield path, f"cannot listen on {text}: {_advice(error)}", False
+
+
+def _addresses(config: Config) -> Iterator[tuple[KeyPath, str]]:
+    for index, listener in enumerate(config.listeners()):
+        path: KeyPath = ("listener", index, "address") if config.listener else ("listener",)
+        yield path, listener.address
+    if config.is_clustered:
+        yield ("cluster", "control_port"), control_address(config)
 
 
 def certificates(config: Config) -> Found:
@@ -163,6 +176,22 @@ def _cassandra(config: Config) -> Found:
         yield (*path, "contact_points"), text, False
     if fault is not None:
         yield (*path, "keyspace"), f"{options.keyspace} {fault}", False
+
+
+def etcd(config: Config) -> Found:
+    """Whether etcd answers, with a majority, a version that we know, and our keys."""
+    path: KeyPath = ("cluster", "etcd", "endpoints")
+    answers, _nodes, fault = asyncio.run(ask_etcd(config.cluster.etcd))
+    up = [one for one in answers if one.fault is None]
+    for index, one in enumerate(answers):
+        if one.fault is not None:
+            text = f"etcd at {one.endpoint} does not answer: {one.fault}"
+            yield (*path, index), text, len(up) * 2 > len(answers)
+        elif one.is_old:
+            text = f"etcd {one.version} at {one.endpoint} is too old; 3.5 or later is needed"
+            yield (*path, index), text, False
+    if up and fault is not None:
+        yield path, f"etcd cannot be read: {fault}", False
 
 
 def names(config: Config) -> Found:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from types import ModuleType
 from typing import Protocol, cast
 
 from msgspec import Struct
 
+from antiphon.cluster.status import ClusterStatus, EtcdMember, Member
+from antiphon.config.clustered import Etcd
 from antiphon.config.schema import Config
 from antiphon.xmpp.jid import Jid
 
@@ -27,6 +30,14 @@ class ControlError(Exception):
     def __init__(self, text: str, *, is_unreached: bool = False) -> None:
         super().__init__(text)
         self.is_unreached = is_unreached
+
+
+class Material(Struct, frozen=True, kw_only=True):
+    """The contents of the files of `[cluster.tls]`: whom to believe, what to show."""
+
+    ca: bytes
+    certificate: bytes
+    key: bytes
 
 
 class Health(Struct, frozen=True, kw_only=True):
@@ -75,13 +86,42 @@ class Served(Protocol):
 
 
 class Elsewhere(Protocol):
-    """The way to entities that live on other nodes."""
+    """The way to what lives on other nodes."""
 
-    def is_away(self, arguments: tuple[object, ...]) -> bool:
-        """Whether an operation with these arguments is for an entity that is not here."""
+    def is_away(self, operation: str, arguments: tuple[object, ...]) -> bool:
+        """Whether an operation is for an entity that is not here, or for all nodes."""
 
     async def call(self, operation: str, arguments: tuple[object, ...]) -> object:
-        """Runs an operation where its entity lives, be that here meanwhile. Raises StanzaError."""
+        """Runs an operation where its entity lives, be that here meanwhile, or on all nodes.
+        Raises StanzaError."""
+
+
+class Calls(Protocol):
+    """Control calls to one node, as the command line makes them; see `remote.Remote`."""
+
+    async def close(self) -> None:
+        """Ends the connection."""
+
+    async def health(self, timeout_s: float) -> Health:
+        """Whether it takes clients. This and all others raise ControlError."""
+
+    async def status(self, timeout_s: float) -> tuple[ClusterStatus, object]:
+        """What it knows of the cluster, read and as JSON's types."""
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Has it give everything away; whether that had begun before."""
+
+    async def rebalance(self, timeout_s: float) -> None:
+        """Has its planner look at the shares anew."""
+
+    async def reload(self, timeout_s: float) -> tuple[str, ...]:
+        """Has it read its configuration again; why it refuses that, nothing where it does not."""
+
+    async def set_log_level(self, level: str, timeout_s: float) -> str:
+        """The least level that it logs; the one before."""
+
+    async def run(self, command: str, arguments: Mapping[str, object], timeout_s: float) -> object:
+        """An administrative command; its result in JSON's types. Raises StanzaError too."""
 
 
 class Control(Protocol):
@@ -98,8 +138,28 @@ class Control(Protocol):
 
 async def open_control(config: Config, served: Served) -> Control:
     """Listens at the control port. Raises ControlError."""
-    # Its own lines on standard error are no events of ours; what fails is told by the calls.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    server = importlib.import_module("antiphon.cluster.control")
-    opened = cast("Callable[[Config, Served], Awaitable[Control]]", server.opened)
+    opened = cast(
+        "Callable[[Config, Served], Awaitable[Control]]", _loaded("control").__dict__["opened"]
+    )
     return await opened(config, served)
+
+
+def connect(node: str, address: str, material: Material) -> Calls:
+    """A way to the control port of a node, which must prove to be it; connects when asked."""
+    made = cast("Callable[[str, str, Material], Calls]", _loaded("remote").__dict__["Remote"])
+    return made(node, address, material)
+
+
+async def ask_etcd(options: Etcd) -> tuple[list[EtcdMember], list[Member], str | None]:
+    """(what its members say, the registered nodes, why these could not be read)."""
+    ask = cast(
+        "Callable[[Etcd], Awaitable[tuple[list[EtcdMember], list[Member], str | None]]]",
+        _loaded("etcd").__dict__["ask"],
+    )
+    return await ask(options)
+
+
+def _loaded(name: str) -> ModuleType:
+    # gRPC's own lines on standard error are no events of ours; what fails is told by the calls.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    return importlib.import_module(f"antiphon.cluster.{name}")

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations of the core on entities that live on other nodes (see `api.Elsewhere`).
+"""Operations of the core on what lives on other nodes (see `api.Elsewhere`).
 
 An entity's data change in its own order, at its home only, so a call for one that lives elsewhere
-is carried out there. While a shard moves the call waits for its new home.
+is carried out there. While a shard moves the call waits for its new home. Sessions are listed and
+counted where their sockets are, so for a domain all nodes are asked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Sequence
 
-from antiphon.cluster.api import ControlError, Served
+from antiphon.cluster.api import ControlError, Material, Served
 from antiphon.cluster.remote import NotHome, Remote
 from antiphon.cluster.status import read
-from antiphon.cluster.tls import Material
 from antiphon.xmpp.errors import StanzaError
 from antiphon.xmpp.jid import Jid
 
@@ -25,6 +27,21 @@ _MOST_WAITING = 1_024
 """Calls to other nodes at once."""
 
 
+def _merged(found: Sequence[object], arguments: tuple[object, ...]) -> object:
+    """Lists of addresses in the order of their text as one, as long as was asked for."""
+    limit = arguments[-1]
+    lists = [one for one in found if isinstance(one, list)]
+    return sorted(itertools.chain(*lists), key=str)[: limit if isinstance(limit, int) else None]
+
+
+def _summed(found: Sequence[object], _arguments: tuple[object, ...]) -> object:
+    return sum(one for one in found if isinstance(one, int))
+
+
+GATHERED = {"sessions.all": _merged, "sessions.count": _summed}
+"""Operations that are asked of every node, and how their answers are put together."""
+
+
 class Ways:
     """Connections to the control ports of other nodes, made when they are first needed."""
 
@@ -35,8 +52,10 @@ class Ways:
         self._waiting = 0
         self._closing: set[asyncio.Task[None]] = set()
 
-    def is_away(self, arguments: tuple[object, ...]) -> bool:
+    def is_away(self, operation: str, arguments: tuple[object, ...]) -> bool:
         """See Elsewhere."""
+        if operation in GATHERED:
+            return True
         owner = arguments[0] if arguments else None
         return isinstance(owner, Jid) and self._served.home(owner) != self._served.name
 
@@ -46,6 +65,8 @@ class Ways:
             raise StanzaError("resource-constraint", "too many calls to other nodes", "wait")
         self._waiting += 1
         try:
+            if operation in GATHERED:
+                return await self._gather(operation, arguments)
             return await self._call(operation, arguments)
         finally:
             self._waiting -= 1
@@ -73,6 +94,20 @@ class Ways:
             if loop.time() >= until:
                 raise StanzaError("resource-constraint", f"try again: {reason}", "wait")
             await asyncio.sleep(_PAUSE_S)
+
+    async def _gather(self, operation: str, arguments: tuple[object, ...]) -> object:
+        status = read(self._served.status())
+        others = [one.id for one in status.members] if status is not None else []
+        asked = [
+            self.to(name).call(operation, arguments, ANSWER_S)
+            for name in others
+            if name != self._served.name
+        ]
+        try:
+            found = await asyncio.gather(self._served.call_here(operation, *arguments), *asked)
+        except ControlError as error:
+            raise StanzaError("remote-server-timeout", str(error)) from error
+        return GATHERED[operation](found, arguments)
 
     def to(self, node: str) -> Remote:
         """The control port of a member. Raises ControlError for a node that is none."""

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -17,12 +17,13 @@ from google.protobuf.message import Message
 from antiphon._core import certificate_names
 from antiphon.cluster import packing
 from antiphon.cluster._gen import control_pb2 as pb
-from antiphon.cluster.api import ControlError, Served
-from antiphon.cluster.calls import Ways
+from antiphon.cluster.api import ControlError, Material, Served
+from antiphon.cluster.calls import GATHERED, Ways
 from antiphon.cluster.remote import CONDITION, NOT_HOME, OPTIONS, SERVICE
 from antiphon.cluster.status import read
-from antiphon.cluster.tls import Material, bears
+from antiphon.cluster.tls import bears
 from antiphon.cluster.tls import read as read_tls
+from antiphon.commands.sessions import SessionLine
 from antiphon.config.clustered import ClusterTls
 from antiphon.config.core import control_address
 from antiphon.config.schema import Config
@@ -42,6 +43,13 @@ MOST_NAMES = 1_000
 _MEMBERS_S = 5.0
 _SAY_AGAIN_S = 60.0
 
+_LIMITS: tuple[tuple[str, str | int], ...] = (
+    # Two nodes must not share a port without knowing.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_allowed_incoming_connections", 1_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+)
 _CODES = {
     "bad-request": grpc.StatusCode.INVALID_ARGUMENT,
     "jid-malformed": grpc.StatusCode.INVALID_ARGUMENT,
@@ -78,7 +86,7 @@ class ControlPort:
 
     async def open(self) -> None:
         """Raises ControlError if the address cannot be had."""
-        options = (*OPTIONS, ("grpc.so_reuseport", 0))
+        options = (*OPTIONS, *_LIMITS)
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_AT_ONCE)
         server.add_generic_rpc_handlers((self._handlers(),))
         credentials = grpc.dynamic_ssl_server_credentials(
@@ -175,15 +183,11 @@ class ControlPort:
     async def _sessions(self, request: pb.SessionsRequest) -> pb.SessionsReply:
         jid = _jid(request.jid)
         found = await self._served.run("user_sessions", {"jid": str(jid.bare)})
-        lines = msgspec.convert(found, list[dict[str, object]])
         sessions = [
             pb.SessionsReply.Session(
-                jid=str(one["jid"]),
-                priority=msgspec.convert(one["priority"], int | None),
-                show=str(one["show"] or ""),
-                has_carbons=bool(one["has_carbons"]),
+                jid=one.jid, priority=one.priority, show=one.show or "", has_carbons=one.has_carbons
             )
-            for one in lines
+            for one in msgspec.convert(found, list[SessionLine])
         ]
         return pb.SessionsReply(sessions=sessions, home=self._served.home(jid.bare) or "")
 
@@ -222,9 +226,11 @@ class ControlPort:
         except ValueError as error:
             raise _Refused(str(error)) from error
         owner = arguments[0] if arguments else None
-        if not isinstance(owner, Jid):
+        if request.operation in GATHERED:
+            pass  # of every node, each answers for itself
+        elif not isinstance(owner, Jid):
             raise _Refused("the first argument is the entity")
-        if self._served.home(owner) != self._served.name:
+        elif self._served.home(owner) != self._served.name:
             raise _Refused("the entity does not live here", NOT_HOME, grpc.StatusCode.ABORTED)
         try:
             value = await self._served.call_here(request.operation, *arguments)

@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 
 from antiphon.cluster import packing
 from antiphon.cluster._gen import control_pb2 as pb
-from antiphon.cluster.api import ControlError, Health
+from antiphon.cluster.api import ControlError, Health, Material
 from antiphon.cluster.status import ClusterStatus, read
-from antiphon.cluster.tls import Material
+from antiphon.commands.sessions import SessionLine
 from antiphon.xmpp.errors import StanzaError
 from antiphon.xmpp.jid import Jid
 
@@ -87,10 +87,19 @@ class Remote:
             raise ControlError(f"node {self.node} is in no cluster")
         return status, document
 
-    async def sessions(self, jid: Jid, timeout_s: float) -> pb.SessionsReply:
-        """Sessions of a user. Raises StanzaError too."""
+    async def sessions(self, jid: Jid, timeout_s: float) -> tuple[str, list[SessionLine]]:
+        """(the user's home, sessions of a user). Raises StanzaError too."""
         request = pb.SessionsRequest(jid=str(jid.bare))
-        return await self._call("Sessions", request, pb.SessionsReply, timeout_s)
+        found = await self._call("Sessions", request, pb.SessionsReply, timeout_s)
+        return found.home, [
+            SessionLine(
+                jid=one.jid,
+                priority=one.priority if one.HasField("priority") else None,
+                show=one.show or None,
+                has_carbons=one.has_carbons,
+            )
+            for one in found.sessions
+        ]
 
     async def kick(self, jid: Jid, timeout_s: float) -> int:
         """Ends a user's sessions, or one; how many. Raises StanzaError too."""

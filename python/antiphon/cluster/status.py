@@ -6,8 +6,13 @@ Fields are only added; one that a node does not know yet has its default.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 from msgspec import Struct, field
+
+OLDEST_ETCD = (3, 5)
+"""The first version that is supported."""
 
 
 class Traffic(Struct, frozen=True, kw_only=True):
@@ -81,6 +86,24 @@ class EtcdFigures(Struct, frozen=True, kw_only=True):
     last_contact_ms: int | None = None
 
 
+class EtcdMember(Struct, frozen=True, kw_only=True):
+    """One member of etcd: what it says of itself, or in `fault` why it says nothing."""
+
+    endpoint: str
+    fault: str | None = None
+    version: str = ""
+    db_bytes: int = 0
+    revision: int = 0
+    is_leader: bool = False
+    has_leader: bool = False
+
+    @property
+    def is_old(self) -> bool:
+        """Whether it is before the first supported version."""
+        found = re.match(r"(\d+)\.(\d+)", self.version)
+        return found is not None and (int(found[1]), int(found[2])) < OLDEST_ETCD
+
+
 class ClusterStatus(Struct, frozen=True, kw_only=True):
     """One node's view. `incarnation` 0: it is not in the cluster."""
 
@@ -107,7 +130,8 @@ class ClusterStatus(Struct, frozen=True, kw_only=True):
     @property
     def stage_word(self) -> str:
         """The stage without its reason."""
-        return self.stage.partition(":")[0].strip().lower()
+        found = re.match(r"\s*([a-z]+)", self.stage.lower())
+        return found[1] if found is not None else ""
 
     @property
     def stage_reason(self) -> str:

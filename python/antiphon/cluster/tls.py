@@ -8,23 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from msgspec import Struct
-
 from antiphon._core import certificate_names
-from antiphon.cluster.api import ControlError
+from antiphon.cluster.api import ControlError, Material
 from antiphon.config.clustered import ClusterTls
 from antiphon.config.problem import Path as KeyPath
 from antiphon.config.schema import Config
 
 _SOON_S = 14 * 24 * 3600
-
-
-class Material(Struct, frozen=True, kw_only=True):
-    """The files' contents: whom to believe, what to show."""
-
-    ca: bytes
-    certificate: bytes
-    key: bytes
 
 
 def read(tls: ClusterTls) -> Material:

@@ -57,7 +57,7 @@ async def list_sessions(
 async def count_sessions(
     ctx: CommandContext, domain: Annotated[str | None, "a served domain; left out: all"] = None
 ) -> int:
-    """Counts the sessions of a domain, or of the node."""
+    """Counts the sessions of a domain, or of all; in a cluster those of all nodes."""
     if domain is None:
         ctx.everything()
     else:

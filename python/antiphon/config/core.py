@@ -252,7 +252,7 @@ def core_cluster(config: Config) -> CoreCluster | None:
     tls = msgspec.structs.asdict(given.tls)
     return CoreCluster(
         name=given.name,
-        zone=config.node.zone,
+        zone=config.node.zone or None,
         listen=listener.address,
         relay=advertised(config, int(listener.address.rpartition(":")[2])),
         control=advertised(config, given.control_port),

@@ -54,10 +54,10 @@ class Node(Section, frozen=True, kw_only=True):
         ),
     ] = field(default_factory=default_name)
     zone: Annotated[
-        Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,63}$")] | None,
+        Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,63}$")] | None,
         Meta(
             description="What fails together with this node; a shard and its stand-in are kept in "
-            "different zones.",
+            "different zones. Empty: none.",
             extra={"rule": "letters, digits, . - and _, at most 63"},
         ),
     ] = None
@@ -121,9 +121,7 @@ class Listener(Section, frozen=True, kw_only=True):
     ]
     tls: Annotated[
         Literal["starttls", "direct", "none"] | None,
-        Meta(
-            description="Left out: starttls for c2s, none for others. Nodes always use TLS."
-        ),
+        Meta(description="Left out: starttls for c2s, none for others. Nodes always use TLS."),
     ] = None
     paths: Annotated[
         tuple[str, ...] | None,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from antiphon.metrics.names import ALL, LOG_RECORDS, PYTHON, Metric
+from antiphon.metrics.names import ALL, CLUSTER, LOG_RECORDS, PYTHON, Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MOST_SERIES = 500
@@ -45,10 +45,10 @@ class Meters:
     def text(self) -> str:
         """Everything, in the text format."""
         parts: list[str] = []
-        for metric in PYTHON:
+        for metric in (*PYTHON, *CLUSTER):
             if metric in self._read:
                 parts += exposition(metric, self._read[metric]())
-            elif metric.kind == "counter":
+            elif metric in self._counted:
                 parts += exposition(metric, self._counted[metric])
         return "".join(parts)
 

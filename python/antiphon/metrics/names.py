@@ -276,5 +276,127 @@ CORE = (
 )
 """What the Rust half counts; a test compares these rows with what a node shows."""
 
-ALL = (*CORE, *PYTHON)
+CLUSTER = (
+    CLUSTER_IN := Metric(
+        name="antiphon_cluster_in",
+        kind="gauge",
+        help="1 while the node is a member of its cluster, otherwise 0.",
+    ),
+    CLUSTER_FROZEN := Metric(
+        name="antiphon_cluster_frozen",
+        kind="gauge",
+        help="1 while the node goes by the word of the others, since etcd is gone.",
+    ),
+    CLUSTER_PLANS := Metric(
+        name="antiphon_cluster_plans",
+        kind="gauge",
+        help="1 at the node that plans; the sum over all nodes is 1.",
+    ),
+    CLUSTER_MEMBERS := Metric(
+        name="antiphon_cluster_members", kind="gauge", help="Members that the node knows."
+    ),
+    CLUSTER_EPOCH := Metric(
+        name="antiphon_cluster_map_epoch", kind="gauge", help="Number of the map in force."
+    ),
+    CLUSTER_LEASE := Metric(
+        name="antiphon_cluster_lease_left_seconds",
+        kind="gauge",
+        help="What is left of the node's lease; without one it stops serving.",
+    ),
+    CLUSTER_SHARDS := Metric(
+        name="antiphon_cluster_shards",
+        kind="gauge",
+        help="Shards of the node by state: served, coming (their users wait), going.",
+        labels=("state",),
+    ),
+    CLUSTER_OWNED := Metric(
+        name="antiphon_cluster_shards_owned",
+        kind="gauge",
+        help="Shards of each node by the map that this node knows.",
+        labels=("owner",),
+    ),
+    CLUSTER_PROXIES := Metric(
+        name="antiphon_cluster_proxies",
+        kind="gauge",
+        help="Sessions that live here and have their sockets on other nodes.",
+    ),
+    CLUSTER_HANDOVERS := Metric(
+        name="antiphon_cluster_handovers_total",
+        kind="counter",
+        help="Shards released, taken_clean, taken_unclean (their owner died), dropped.",
+        labels=("kind",),
+    ),
+    CLUSTER_REFUSED := Metric(
+        name="antiphon_cluster_refused_frames_total",
+        kind="counter",
+        help="Frames from other nodes that were stale, forged or broken.",
+    ),
+    CLUSTER_DEDUPLICATED := Metric(
+        name="antiphon_cluster_deduplicated_total",
+        kind="counter",
+        help="Messages that came again and were known.",
+    ),
+    RELAY_UP := Metric(
+        name="antiphon_relay_up",
+        kind="gauge",
+        help="1 while the link to a peer stands.",
+        labels=("peer", "class"),
+    ),
+    RELAY_RESETS := Metric(
+        name="antiphon_relay_resets_total",
+        kind="counter",
+        help="Times a link to a peer broke.",
+        labels=("peer", "class"),
+    ),
+    RELAY_QUEUED := Metric(
+        name="antiphon_relay_queued_bytes",
+        kind="gauge",
+        help="What waits for the socket to a peer.",
+        labels=("peer", "class"),
+    ),
+    RELAY_PENDING := Metric(
+        name="antiphon_relay_pending",
+        kind="gauge",
+        help="Sent to a peer and not done there.",
+        labels=("peer", "class"),
+    ),
+    RELAY_FRAMES := Metric(
+        name="antiphon_relay_frames_total",
+        kind="counter",
+        help="Batches on the links with a peer, by way (sent, received).",
+        labels=("peer", "class", "way"),
+    ),
+    RELAY_STANZAS := Metric(
+        name="antiphon_relay_stanzas_total",
+        kind="counter",
+        help="What these batches held.",
+        labels=("peer", "class", "way"),
+    ),
+    RELAY_BYTES := Metric(
+        name="antiphon_relay_bytes_total",
+        kind="counter",
+        help="Their bytes, before TLS.",
+        labels=("peer", "class", "way"),
+    ),
+    RELAY_AGAIN := Metric(
+        name="antiphon_relay_again_total",
+        kind="counter",
+        help="Of these sent again after a break, or received again and dropped.",
+        labels=("peer", "class", "way"),
+    ),
+    ETCD_CALLS := Metric(
+        name="antiphon_etcd_calls_total", kind="counter", help="Calls of the node to etcd."
+    ),
+    ETCD_FAILURES := Metric(
+        name="antiphon_etcd_failures_total", kind="counter", help="Of these without a good answer."
+    ),
+    ETCD_AGE := Metric(
+        name="antiphon_etcd_contact_age_seconds",
+        kind="gauge",
+        help="Since etcd last answered; rises while it is away.",
+    ),
+)
+"""What a node of a cluster tells besides, read from the core's status."""
+
+ALL = (*CORE, *PYTHON, *CLUSTER)
 """The whole table."""

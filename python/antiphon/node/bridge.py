@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from antiphon import _core
 from antiphon._core import HttpRequest
+from antiphon.cluster.api import Elsewhere
 from antiphon.xep._declare import AfterReply, Answer
 from antiphon.xep._registry import Assembly
 from antiphon.xmpp.errors import StanzaError
@@ -99,6 +100,7 @@ class Bridge:
         self._reaper: asyncio.TimerHandle | None = None
         self._eventfd: int | None = None
         self._is_closed = False
+        self._elsewhere: Elsewhere | None = None
         self._assembly = assembly
         self.use(assembly)
 
@@ -106,6 +108,10 @@ class Bridge:
         """Answers by these features from now on (a reload); requests under way end by the old."""
         assembly.bind(self)
         self._assembly = assembly
+
+    def reach(self, elsewhere: Elsewhere) -> None:
+        """Carries out calls for entities of other nodes this way from now on."""
+        self._elsewhere = elsewhere
 
     @property
     def pending(self) -> int:
@@ -333,7 +339,13 @@ class Bridge:
     # Outward.
 
     async def call(self, operation: str, *arguments: object) -> object:
-        """Runs an operation of the core; see antiphon.hooks.context.Link."""
+        """Runs an operation at the home of its entity; see antiphon.hooks.context.Link."""
+        if self._elsewhere is not None and self._elsewhere.is_away(operation, arguments):
+            return await self._elsewhere.call(operation, arguments)
+        return await self.call_here(operation, *arguments)
+
+    async def call_here(self, operation: str, *arguments: object) -> object:
+        """Runs an operation of this core."""
         if operation not in _core.OPERATIONS:
             raise ValueError(f"the core has no operation {operation!r}")
         ticket, future = self._ticket()

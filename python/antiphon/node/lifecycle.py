@@ -50,7 +50,8 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         await node.start()
-        on_ready(node)
+        if not node.stop_requested.is_set():
+            on_ready(node)
         await node.stop_requested.wait()
         await asyncio.gather(*reloads, return_exceptions=True)
         await node.stop(node.config.node.drain_seconds)

@@ -97,7 +97,7 @@ class ActivityCalls(Part):
 
 
 class Sessions(Part):
-    """Bound resources."""
+    """Bound resources, in a cluster those of all nodes."""
 
     async def list(self, owner: Jid) -> SessionSummaries:
         """Sessions of one account, at most `limits.sessions_per_user`."""
@@ -110,7 +110,7 @@ class Sessions(Part):
         return as_type(list, await self._link.call("sessions.all", domain, after, limit))
 
     async def count(self, domain: str | None) -> int:
-        """How many sessions a domain has; None: the whole node."""
+        """How many sessions a domain has; None: all of them."""
         return as_type(int, await self._link.call("sessions.count", domain))
 
     async def kick(self, owner: Jid, resource: str | None, condition: str) -> int:

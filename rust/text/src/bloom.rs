@@ -6,13 +6,18 @@
 //! characters, and in scripts without spaces single characters and pairs. It never misses what it
 //! was given; it lets through one in a hundred of what it was not.
 //!
+//! The words of a phrase may all be common where the phrase is rare. A second filter beside the first
+//! ([`BloomBuilder::finish_neighbours`]) has each word with the first three characters of the next
+//! one, so that it serves phrases whose last word is only begun, too. Only a search for a phrase
+//! needs to read it ([`Query::has_neighbours`]).
+//!
 //! A retracted text stays in the filter, which costs a look at the segment at worst. A corrected
 //! text belongs into the filter of the segment where it is kept.
 
 use crate::TOKENIZER_VERSION;
 use crate::fold::Folded;
 use crate::query::{Atom, Query};
-use crate::token::Kind;
+use crate::token::{Kind, Token};
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -35,6 +40,10 @@ pub const MAX_BLOOM_BYTES: usize = HEADER_BYTES + (MAX_ELEMENTS * BITS_PER_100).
 
 /// Beginnings of words that a filter has, in characters.
 const BEGINNINGS: [usize; 2] = [3, 5];
+
+/// Characters of a word that count beside the word before it: with all of them, phrases whose last
+/// word is only begun would need elements of their own.
+const NEXT: usize = BEGINNINGS[0];
 
 /// What an element is, as seed of its hash, so that kinds do not meet.
 #[derive(Clone, Copy)]
@@ -118,11 +127,54 @@ fn places(hash: u64, count: u64, hashes: u8) -> impl Iterator<Item = usize> {
     })
 }
 
+/// Elements of one filter.
+#[derive(Clone, Debug, Default)]
+struct Elements {
+    hashes: HashSet<u64, BuildHasherDefault<Identity>>,
+    is_open: bool,
+}
+
+impl Elements {
+    fn insert(&mut self, element: u64) {
+        if self.hashes.len() < MAX_ELEMENTS {
+            self.hashes.insert(element);
+        } else if !self.hashes.contains(&element) {
+            self.is_open = true;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.hashes.len() >= MAX_ELEMENTS / 2
+    }
+
+    fn clear(&mut self) {
+        self.hashes.clear();
+        self.is_open = false;
+    }
+
+    fn finish(&self) -> Vec<u8> {
+        if self.is_open {
+            return vec![FORMAT, TOKENIZER_VERSION, 0];
+        }
+        let size = (self.hashes.len() * BITS_PER_100).div_ceil(800);
+        let mut bytes = vec![0; HEADER_BYTES + size];
+        bytes[..HEADER_BYTES].copy_from_slice(&[FORMAT, TOKENIZER_VERSION, HASHES]);
+        let bits = &mut bytes[HEADER_BYTES..];
+        let count = bits.len() as u64 * 8;
+        for &element in &self.hashes {
+            for place in places(element, count, HASHES) {
+                bits[place / 8] |= 1 << (place % 8);
+            }
+        }
+        bytes
+    }
+}
+
 /// Collects the elements of a segment's texts.
 #[derive(Clone, Debug, Default)]
 pub struct BloomBuilder {
-    elements: HashSet<u64, BuildHasherDefault<Identity>>,
-    is_open: bool,
+    words: Elements,
+    neighbours: Elements,
 }
 
 impl BloomBuilder {
@@ -139,75 +191,69 @@ impl BloomBuilder {
 
     /// Adds a text that is folded already.
     pub fn add_folded(&mut self, text: &Folded) {
-        let mut before = None;
+        let mut before: Option<(Token<'_>, u64)> = None;
         for token in text.tokens() {
-            let dense = (token.kind == Kind::Dense).then_some(token.text);
-            match dense {
-                None => {
-                    self.insert(word(token.text));
-                    if token.kind == Kind::Word {
-                        for len in BEGINNINGS {
-                            if let Some(element) = beginning(token.text, len) {
-                                self.insert(element);
-                            }
-                        }
-                    }
+            let (whole, start) = self.add_token(&token);
+            match &before {
+                Some((before, _)) if are_dense(before.kind, token.kind) => {
+                    self.words.insert(pair(before.text, token.text));
                 }
-                Some(one) => {
-                    self.insert(single(one));
-                    if let Some(before) = before {
-                        self.insert(pair(before, one));
-                    }
+                Some((_, before)) => self.neighbours.insert(neighbours(*before, start)),
+                None => {}
+            }
+            before = Some((token, whole));
+        }
+    }
+
+    /// Adds what a token is without its neighbours; its hashes as the first and the second of two.
+    fn add_token(&mut self, token: &Token<'_>) -> (u64, u64) {
+        let whole = whole(token.text, token.kind);
+        self.words.insert(whole);
+        let mut start = whole;
+        if token.kind == Kind::Word {
+            for len in BEGINNINGS {
+                let Some(element) = beginning(token.text, len) else {
+                    break;
+                };
+                self.words.insert(element);
+                if len == NEXT {
+                    start = element;
                 }
             }
-            before = dense;
         }
+        (whole, start)
     }
 
-    fn insert(&mut self, element: u64) {
-        if self.elements.len() < MAX_ELEMENTS {
-            self.elements.insert(element);
-        } else if !self.elements.contains(&element) {
-            self.is_open = true;
-        }
-    }
-
-    /// Different elements so far.
+    /// Different elements of the first filter so far.
     #[must_use]
     pub fn elements(&self) -> usize {
-        self.elements.len()
+        self.words.hashes.len()
     }
 
-    /// Whether one more text may be too many ([`MAX_ELEMENTS`]) for the filter to tell anything:
-    /// the segment should end here.
+    /// Whether one more text may be too many ([`MAX_ELEMENTS`]) for a filter to tell anything: the
+    /// segment should end here.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.elements.len() >= MAX_ELEMENTS / 2
+        self.words.is_full() || self.neighbours.is_full()
     }
 
     /// Forgets everything; keeps the memory for the next segment.
     pub fn clear(&mut self) {
-        self.elements.clear();
-        self.is_open = false;
+        self.words.clear();
+        self.neighbours.clear();
     }
 
-    /// The filter, to be stored: about 1.2 bytes for each different element.
+    /// The filter of words, to be stored: about 1.2 bytes for each different element.
     #[must_use]
     pub fn finish(&self) -> Vec<u8> {
-        if self.is_open {
-            return vec![FORMAT, TOKENIZER_VERSION, 0];
-        }
-        let size = (self.elements.len() * BITS_PER_100).div_ceil(800);
-        let mut bytes = vec![0; HEADER_BYTES + size];
-        bytes[..HEADER_BYTES].copy_from_slice(&[FORMAT, TOKENIZER_VERSION, HASHES]);
-        let bits = &mut bytes[HEADER_BYTES..];
-        let count = bits.len() as u64 * 8;
-        for &element in &self.elements {
-            for place in places(element, count, HASHES) {
-                bits[place / 8] |= 1 << (place % 8);
-            }
-        }
-        bytes
+        self.words.finish()
+    }
+
+    /// The filter of words beside one another, to be stored with the other one; as large for each
+    /// element, of which there are half as many.
+    #[must_use]
+    pub fn finish_neighbours(&self) -> Vec<u8> {
+        self.neighbours.finish()
     }
 }
 
@@ -228,10 +274,26 @@ pub(crate) fn probes(query: &Query) -> Vec<u64> {
             match (before, term.get(at + 1).filter(is_dense)) {
                 (Some(before), _) => probes.push(pair(&before.text, &atom.text)),
                 (None, Some(_)) => {}
-                (None, None) => probes.push(single(&atom.text)),
+                (None, None) => probes.push(whole(&atom.text, atom.kind)),
             }
         }
     }
+    sorted(probes)
+}
+
+/// The same for the filter of neighbours.
+pub(crate) fn neighbour_probes(query: &Query) -> Vec<u64> {
+    let pairs = query.terms().flat_map(|term| term.windows(2));
+    let probes = pairs.filter_map(|pair| match pair {
+        [one, two] if !are_dense(one.kind, two.kind) => {
+            Some(neighbours(whole(&one.text, one.kind), start(two)?))
+        }
+        _ => None,
+    });
+    sorted(probes.collect())
+}
+
+fn sorted(mut probes: Vec<u64>) -> Vec<u64> {
     probes.sort_unstable();
     probes.dedup();
     probes
@@ -240,12 +302,39 @@ pub(crate) fn probes(query: &Query) -> Vec<u64> {
 /// For a word itself, or the longest beginning that a filter has; nothing for shorter ones.
 fn probe(atom: &Atom) -> Option<u64> {
     if !atom.is_prefix {
-        return Some(word(&atom.text));
+        return Some(whole(&atom.text, atom.kind));
     }
     BEGINNINGS
         .iter()
         .rev()
         .find_map(|&len| beginning(&atom.text, len))
+}
+
+/// An atom as the second of two; `None`: too little of it is known.
+fn start(atom: &Atom) -> Option<u64> {
+    let beginning = (atom.kind == Kind::Word)
+        .then(|| beginning(&atom.text, NEXT))
+        .flatten();
+    beginning.or_else(|| (!atom.is_prefix).then(|| whole(&atom.text, atom.kind)))
+}
+
+/// Whether the filter of words has the pair.
+const fn are_dense(one: Kind, two: Kind) -> bool {
+    matches!((one, two), (Kind::Dense, Kind::Dense))
+}
+
+/// A token itself.
+fn whole(text: &str, kind: Kind) -> u64 {
+    if matches!(kind, Kind::Dense) {
+        single(text)
+    } else {
+        word(text)
+    }
+}
+
+/// The first of two and the beginning of the second, out of their hashes.
+fn neighbours(one: u64, two: u64) -> u64 {
+    xxh3_64_with_seed(&two.to_le_bytes(), one)
 }
 
 fn word(text: &str) -> u64 {
@@ -347,6 +436,39 @@ mod tests {
     }
 
     #[test]
+    fn words_that_stand_apart_are_no_phrase() {
+        let mut builder = BloomBuilder::new();
+        builder.add("The invoices of March, 新しい手机 are in a mail of Ms. O\'Neill 👍 to you");
+        builder.add("Later");
+        let filter = builder.finish_neighbours();
+        let filter = Bloom::decode(&filter).unwrap();
+        for (text, has_pairs, may_follow) in [
+            ("\"invoices of march\"", true, true),
+            ("\"INVOICES of\" \"the invoices\"", true, true),
+            ("\"of mar*\"", true, true),
+            ("\"in a ma*\"", true, true),
+            ("\"of ma*\"", false, true),
+            ("\"march 新し\"", true, true),
+            ("\"机 are\"", true, true),
+            ("o'neill", true, true),
+            ("\"neill 👍 to\"", true, true),
+            ("\"march invoices\"", true, false),
+            ("\"of invoices\"", true, false),
+            ("\"of inv*\"", true, false),
+            ("\"in mail\"", true, false),
+            ("\"march し\"", true, false),
+            ("\"you later\"", true, false),
+            // Dense ones are the other filter's; single words are no neighbours.
+            ("新手", false, true),
+            ("invoices march absent", false, true),
+        ] {
+            let query = Query::parse(text).unwrap();
+            assert_eq!(query.has_neighbours(), has_pairs, "{text}");
+            assert_eq!(query.may_follow(&filter), may_follow, "{text}");
+        }
+    }
+
+    #[test]
     fn an_empty_segment_has_no_answers() {
         let filter = BloomBuilder::new().finish();
         assert_eq!(filter.len(), HEADER_BYTES);
@@ -372,8 +494,14 @@ mod tests {
         assert!(builder.is_full());
         assert_eq!(filter.len(), HEADER_BYTES);
         assert!(may_match("absent", &filter));
+        let pairs = builder.finish_neighbours();
+        assert_eq!(pairs.len(), HEADER_BYTES);
+        let query = Query::parse("\"never there\"").unwrap();
+        assert!(query.may_follow(&Bloom::decode(&pairs).unwrap()));
         builder.clear();
         assert!(!may_match("absent", &builder.finish()));
+        let pairs = builder.finish_neighbours();
+        assert!(!query.may_follow(&Bloom::decode(&pairs).unwrap()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a user searches for, and whether a text is an answer.
 
-use crate::bloom::{Bloom, probes};
+use crate::bloom::{Bloom, neighbour_probes, probes};
 use crate::fold::Folded;
 use crate::token::{Kind, Token};
 use smallvec::SmallVec;
@@ -63,6 +63,8 @@ pub struct Query {
     last: u64,
     /// What a filter over a segment must contain.
     probes: Vec<u64>,
+    /// The same of the filter of neighbours.
+    neighbours: Vec<u64>,
 }
 
 impl Query {
@@ -79,6 +81,7 @@ impl Query {
             first: 0,
             last: 0,
             probes: Vec::new(),
+            neighbours: Vec::new(),
         };
         let mut rest = text.trim_start();
         while !rest.is_empty() {
@@ -99,6 +102,7 @@ impl Query {
             return Err(QueryError::Empty);
         }
         query.probes = probes(&query);
+        query.neighbours = neighbour_probes(&query);
         Ok(query)
     }
 
@@ -178,6 +182,22 @@ impl Query {
     #[must_use]
     pub fn may_match(&self, filter: &Bloom<'_>) -> bool {
         self.probes.iter().all(|&hash| filter.may_contain(hash))
+    }
+
+    /// Whether a filter of neighbours can tell anything ([`Query::may_follow`]).
+    #[must_use]
+    pub const fn has_neighbours(&self) -> bool {
+        !self.neighbours.is_empty()
+    }
+
+    /// Whether the words of each phrase may follow one another in a text of the segment that
+    /// `neighbours` was made of ([`BloomBuilder::finish_neighbours`](crate::BloomBuilder)). `false`
+    /// is certain.
+    #[must_use]
+    pub fn may_follow(&self, neighbours: &Bloom<'_>) -> bool {
+        self.neighbours
+            .iter()
+            .all(|&hash| neighbours.may_contain(hash))
     }
 
     /// Each term's atoms.

@@ -164,10 +164,13 @@ proptest! {
         texts.iter().for_each(|(text, _)| builder.add(text));
         let bytes = builder.finish();
         let filter = Bloom::decode(&bytes).unwrap();
+        let bytes = builder.finish_neighbours();
+        let neighbours = Bloom::decode(&bytes).unwrap();
         let queries = texts.iter().flat_map(|(_, part)| [part.clone(), format!("\"{part}\"*")]);
         for query in queries.chain([other]).filter_map(|query| Query::parse(&query).ok()) {
             if texts.iter().any(|(text, _)| query.matches(text)) {
                 prop_assert!(query.may_match(&filter), "{:?}", query);
+                prop_assert!(query.may_follow(&neighbours), "{:?}", query);
             }
         }
     }

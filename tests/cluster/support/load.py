@@ -28,6 +28,7 @@ from .records import Sight
 NUDGE_S = 0.25
 LOGIN_S = 12.0
 """A login that takes longer is given up and tried on the next node."""
+CLOSE_S = 15.0
 LOGINS = 12
 """At once."""
 PAUSE_S = (0.02, 0.15)
@@ -52,6 +53,11 @@ class Watcher(Talker):
         self.errors: list[str] = []
         """Conditions of stanza errors, in the order in which they came."""
         self.stream_error: str | None = None
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether it is a session, and not over."""
+        return self.is_in and not self.eof and not self.closed_stream
 
     def _on_element(self, element: Element) -> None:
         if element.tag == ("error", ns.STREAM):
@@ -105,6 +111,7 @@ class Person(Member):
     """One user of a cluster, across all his sessions."""
 
     sights: list[Sight] = field(default_factory=list)
+    talker: Watcher | None = None
     drops: list[Drop] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     choice: int = 0
@@ -159,7 +166,7 @@ class Person(Member):
         """As for any member; a login that broke off leaves nothing to resume."""
         talker, before = self.talker, self.old
         super().leave()
-        if isinstance(talker, Watcher) and not talker.is_in:
+        if talker is not None and not talker.is_in:
             self.old = before
 
     async def chat(self, quiet: asyncio.Event, pace_s: float) -> None:
@@ -181,7 +188,8 @@ class Person(Member):
                 due = max(due + pace_s, time.monotonic() - 5 * pace_s)
             rest_s = min(NUDGE_S, max(0.01, due - time.monotonic()))
             try:
-                await asyncio.wait_for(talker.moved.wait(), NUDGE_S if marks else rest_s)
+                async with asyncio.timeout(NUDGE_S if marks else rest_s):
+                    await talker.moved.wait()
             except TimeoutError:
                 if any(talker.in_flight):
                     talker.nudge()
@@ -201,9 +209,8 @@ class Person(Member):
         return [Mark(self.number, peer, self.counters[peer])]
 
 
-def _why(talker: Talker) -> str:
-    said = talker.stream_error if isinstance(talker, Watcher) else None
-    return said or "the connection ended"
+def _why(talker: Watcher) -> str:
+    return talker.stream_error or "the connection ended"
 
 
 class Load:
@@ -262,7 +269,7 @@ class Load:
         return [
             person.number
             for person in self.people
-            if person.talker is None or person.talker.sm is None or person.talker.eof
+            if person.talker is None or not person.talker.is_in_use
         ]
 
     def check(self) -> None:
@@ -275,8 +282,8 @@ class Load:
         while True:
             door = self._doors(person.choice)
             try:
-                async with self._turns:
-                    await asyncio.wait_for(person.login(door), LOGIN_S)
+                async with self._turns, asyncio.timeout(LOGIN_S):
+                    await person.login(door)
             except BROKEN:
                 person.leave()
                 person.tries += 1
@@ -327,9 +334,14 @@ class Load:
 
     async def close(self) -> None:
         """Ends every session, in order where it still can be."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        open_ = [task for task in self._tasks if not task.done()]
+        deadline = time.monotonic() + CLOSE_S
+        while open_ and time.monotonic() < deadline:
+            for task in open_:
+                task.cancel()  # again and again: one that just came to its end may be lost
+            await asyncio.wait(open_, timeout=0.5)
+            open_ = [task for task in open_ if not task.done()]
+        assert not open_, f"{len(open_)} users do not end"
         talkers = [person.talker for person in self.people if person.talker is not None]
         await asyncio.gather(*(talker.close() for talker in talkers), return_exceptions=True)
         for person in self.people:

@@ -22,8 +22,14 @@ from support.server import START_S, ServerFailed
 from .network import Place
 
 DOMAIN = "cluster.example"
+LOADS = 40
+"""How many loads one site can bear, each with users of a domain of its own."""
+DOMAINS = (DOMAIN, *(f"load{n}.example" for n in range(LOADS)))
 CLUSTER = "chaos"
 CLIENTS, LINKS, CONTROL, HTTP = 5222, 5270, 5271, 5280
+
+SHARED = ("cluster", "storage")
+"""Sections that a node has for the sake of others."""
 
 RUN_AS = "import antiphon; antiphon.__version__ = {!r}; from antiphon.cli import main; main()"
 """The same program under another version number."""
@@ -60,6 +66,8 @@ class Node:
     """Its own tables, over those of all."""
     version: str | None = None
     """Another version number than the real one."""
+    is_alone: bool = False
+    """A node without a cluster, on SQLite."""
     process: subprocess.Popen[bytes] | None = None
     is_frozen: bool = False
     lives: int = 0
@@ -93,6 +101,8 @@ class Node:
                 "key": self.identity.key,
             },
         }
+        if self.is_alone:
+            ours = {k: v for k, v in ours.items() if k.partition(".")[0] not in SHARED}
         for more in (ours, wiring.sections, self.extra):
             for name, keys in more.items():
                 tables.setdefault(name, {}).update(keys)
@@ -102,7 +112,7 @@ class Node:
         """Writes `antiphon.toml`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         head: Table = {
-            "domains": (DOMAIN,),
+            "domains": DOMAINS,
             "admins": (f"admin@{DOMAIN}",),
             "data_dir": self.folder / "data",
         }
@@ -111,7 +121,9 @@ class Node:
             {"kind": "http", "address": f"{self.place.address}:{HTTP}", "tls": "none"},
             {"kind": "cluster", "address": f"{self.place.address}:{LINKS}"},
         ]
-        listeners[1]["paths"] = ("/healthz", "/readyz", "/metrics")  # type: ignore[assignment]
+        listeners[1]["paths"] = ("/livez", "/readyz", "/metrics")  # type: ignore[assignment]
+        if self.is_alone:
+            listeners.pop()
         text = [toml_table("", head).partition("\n")[2]]
         text += [toml_table("[[listener]]", dict(one)) for one in listeners]
         text += [toml_table(name, keys) for name, keys in self.tables().items()]

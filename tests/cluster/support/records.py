@@ -70,7 +70,7 @@ class Findings:
     strayed: list[str] = field(default_factory=list)
     """Seen by, or in the archive of, somebody else; or sent by nobody."""
     went_back: list[str] = field(default_factory=list)
-    """Archive ids not above one that was served before."""
+    """Archive ids not above one that an archive showed before."""
     differing: list[str] = field(default_factory=list)
     """Archives that two readers find different."""
 
@@ -122,6 +122,27 @@ def repeats(sights: Iterable[Sight]) -> list[str]:
     return found
 
 
+def late(history: History) -> list[str]:
+    """What came to a client behind a later message of its archive.
+
+    Not wrong after a failure: what was kept, and not delivered before a node died, is passed on
+    under its old id when it is sent or routed again. Archives as such are judged by `judge`.
+    """
+    top: dict[int, str] = {}
+    seen: set[str] = set()
+    found = []
+    for sight in history.sights:
+        id_ = sight.archive_id
+        if id_ is None or sight.body in seen:
+            continue
+        seen.add(sight.body)
+        if sight.user in top and not _is_above(id_, top[sight.user]):
+            found.append(f"{id_} of {sight.user} seen behind {top[sight.user]}")
+        else:
+            top[sight.user] = id_
+    return found
+
+
 def missed(history: History) -> list[str]:
     """Acknowledged messages that no client of the receiver ever saw, though they are kept."""
     seen = {Mark.of(sight.body) for sight in history.sights}
@@ -160,7 +181,6 @@ def _compare(by_wire: Archives, by_store: Archives, findings: Findings) -> None:
 
 def _judge_sights(history: History, findings: Findings) -> None:
     last: dict[Mark, int] = {}  # by pair, number 0
-    top: dict[int, str] = {}
     names = _Names(history)
     seen: set[Mark] = set()
     for sight in history.sights:
@@ -178,10 +198,6 @@ def _judge_sights(history: History, findings: Findings) -> None:
         if mark.number < last.get(pair, 0):
             findings.reordered.append(f"{mark.id} seen behind {last[pair]}")
         last[pair] = max(mark.number, last.get(pair, 0))
-        if id_ is not None:
-            if sight.user in top and not _is_above(id_, top[sight.user]):
-                findings.went_back.append(f"{id_} of {sight.user} seen behind {top[sight.user]}")
-            top[sight.user] = id_
 
 
 class _Names:

@@ -7,12 +7,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
+from durability.crowd import named
 from support.antiphon import Table
+from support.cassandra import Cassandra
 from support.certs import Authority
 from support.client import Client
 from support.endpoint import Account
@@ -22,7 +23,7 @@ from . import status
 from .authority import ClusterAuthority
 from .etcd import Etcd
 from .network import Network
-from .node import DOMAIN, Node, Wiring
+from .node import DOMAIN, DOMAINS, Node, Wiring
 
 PASSWORD = "chaos"
 SETTLE_S = 45.0
@@ -39,12 +40,13 @@ class Site:
     def __init__(
         self,
         network: Network,
-        contact_points: Iterable[str],
+        ring: Cassandra,
         *,
         count: int = 3,
         sections: Mapping[str, Table] | None = None,
     ) -> None:
-        """`contact_points` are of a running Cassandra that the places of `network` reach."""
+        """`ring` runs, and the places of `network` reach it."""
+        self.store = ring
         self.network = network
         self.folder = Path(tempfile.mkdtemp(prefix="antiphon-cluster-"))
         self.authority = ClusterAuthority(self.folder / "ca")
@@ -52,7 +54,7 @@ class Site:
         self.keyspace = f"cluster_{token_hex(6)}"
         self.wiring = Wiring(
             self.etcd.endpoints,
-            tuple(contact_points),
+            tuple(ring.contact_points),
             self.keyspace,
             self.authority.ca,
             Authority(self.folder / "clients").server(DOMAIN),
@@ -61,8 +63,8 @@ class Site:
         self.nodes: dict[str, Node] = {}
         for name in "abcdefgh"[:count]:
             self.add(name)
-        self._accounts: dict[str, Account] = {}
         self._made = 0
+        self._domains = list(reversed(DOMAINS[1:]))
 
     # -- parts -----------------------------------------------------------
     def add(self, name: str) -> Node:
@@ -120,7 +122,8 @@ class Site:
         while True:
             try:
                 found = self.statuses(asked)
-                said = _unrest(found, names)
+                silent = {node.name for node in asked} - set(found)
+                said = f"{sorted(silent)} say nothing" if silent else _unrest(found, names)
             except status.NoStatus as error:
                 said = str(error)
             else:
@@ -131,10 +134,8 @@ class Site:
             time.sleep(POLL_S)
 
     def statuses(self, nodes: Iterable[Node] | None = None) -> dict[str, status.Status]:
-        """How each of these sees the cluster. Raises `NoStatus`."""
-        asked = list(nodes if nodes is not None else self.up)
-        with ThreadPoolExecutor(max(1, len(asked))) as pool:
-            return dict(zip([node.name for node in asked], pool.map(status.of, asked), strict=True))
+        """How each of these (all that run) sees the cluster. Raises `NoStatus`."""
+        return status.of(nodes if nodes is not None else self.up)
 
     def close(self) -> None:
         """Ends everything and removes its data; nothing that fails stops it."""
@@ -150,19 +151,21 @@ class Site:
         return "\n".join(f"== {n.name}\n{n.log_text(tail=1_500)}" for n in self.nodes.values())
 
     # -- users -----------------------------------------------------------
-    def people(self, names: Iterable[str]) -> list[Account]:
-        """Accounts of these names, made where they are not there yet."""
-        wanted = list(names)
-        missing = [Account(f"{n}@{DOMAIN}", PASSWORD) for n in wanted if n not in self._accounts]
-        if missing:
-            self.up[0].create(missing)
-            self._accounts.update({account.user: account for account in missing})
-        return [self._accounts[name] for name in wanted]
+    def crowd(self, count: int) -> list[Account]:
+        """Users of a domain that no load has had yet, so that their archives are empty."""
+        assert self._domains, "no domain is left for a load: make another site"
+        domain = self._domains.pop()
+        accounts = [Account(f"{named(n)}@{domain}", PASSWORD) for n in range(count)]
+        self.up[0].create(accounts)
+        return accounts
 
     def strangers(self, count: int) -> list[Account]:
         """Accounts that no other test has."""
         self._made += count
-        return self.people(f"s{self._made - n:04d}" for n in range(count))
+        first = self._made - count
+        accounts = [Account(f"s{first + n:05d}@{DOMAIN}", PASSWORD) for n in range(count)]
+        self.up[0].create(accounts)
+        return accounts
 
     async def online(
         self,
@@ -183,18 +186,13 @@ class Site:
         await client.online(priority)
         return client
 
-    def home(self, account: Account) -> str:
-        """The node that is home of a user, as the cluster says; empty if it does not."""
-        done = self.up[0].command("cluster", "shards", account.jid, "--json", timeout_s=20)
-        return done.stdout.strip().strip('"') if done.returncode == 0 else ""
-
 
 def _unrest(found: Mapping[str, status.Status], names: set[str]) -> str:
     """Why a cluster is not at rest yet; empty if it is."""
     for name, one in found.items():
         if set(one.members) != names:
             return f"{name} sees {sorted(one.members)}, not {sorted(names)}"
-        odd = {member: state for member, state in one.members.items() if state.lower() != "up"}
+        odd = {member: state for member, state in one.members.items() if state != "up"}
         if odd:
             return f"{name} sees {odd}"
         if not one.is_at_rest:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -42,18 +43,13 @@ class Status:
         return self.coming == 0 and self.going == 0
 
 
-def read(text: str) -> Status:
-    """The status in the output of the command. Raises `NoStatus`."""
+def read(text: str) -> dict[str, Status]:
+    """What each node that answered says, by name. Raises `NoStatus`."""
     try:
         document = json.loads(text)
-    except ValueError as error:
-        raise NoStatus(f"not JSON: {text[:200]!r}") from error
-    if not isinstance(document, dict):
-        raise NoStatus(f"no cluster: {text[:200]!r}")
-    inner = document.get("status", document)  # the command may put its own findings around it
-    try:
-        return _status(cast("dict[str, object]", inner))
-    except (KeyError, TypeError) as error:
+        said = document["nodes"]
+        return {str(name): _status(one) for name, one in said.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NoStatus(f"{error!r} in {text[:400]!r}") from error
 
 
@@ -66,7 +62,7 @@ def _status(found: dict[str, object]) -> Status:
         epoch=_whole(found["epoch"]),
         leader=str(found.get("leader") or ""),
         is_frozen=bool(found.get("is_frozen")),
-        members={str(one["id"]): str(one["state"]) for one in members},
+        members={str(one["id"]): str(one["state"]).lower() for one in members},
         incarnations={str(one["id"]): _whole(one["incarnation"]) for one in members},
         served=_whole(shards["served"]),
         coming=_whole(shards["coming"]),
@@ -78,13 +74,33 @@ def _status(found: dict[str, object]) -> Status:
 
 
 def _whole(value: object) -> int:
-    assert isinstance(value, int), f"{value!r} is no number"
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is no number")
     return value
 
 
-def of(node: Node) -> Status:
-    """How that node sees the cluster. Raises `NoStatus`."""
+def seen_from(node: Node) -> dict[str, Status]:
+    """What that node and the members that it knows say. Raises `NoStatus`."""
     done = node.command("cluster", "status", "--json", timeout_s=20)
-    if done.returncode != 0:
-        raise NoStatus(f"{node.name}: {done.stderr.strip() or done.stdout.strip()}")
+    if not done.stdout.strip():
+        raise NoStatus(f"{node.name}: {done.stderr.strip() or 'says nothing'}")
     return read(done.stdout)
+
+
+def of(nodes: Iterable[Node]) -> dict[str, Status]:
+    """How each of these sees the cluster; those that do not answer are left out.
+
+    Raises `NoStatus` where nobody does.
+    """
+    wanted = {node.name: node for node in nodes}
+    found: dict[str, Status] = {}
+    fault = "nobody was asked"
+    for name, node in wanted.items():
+        if name not in found:
+            try:
+                found = {**seen_from(node), **found}
+            except NoStatus as error:
+                fault = str(error)
+    if not found:
+        raise NoStatus(fault)
+    return {name: one for name, one in found.items() if name in wanted}

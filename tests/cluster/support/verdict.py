@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from durability import cassandra_reader, wire_reader
 from durability.ledger import Row
@@ -39,7 +40,7 @@ def by_store(site: Site, accounts: Sequence[Account]) -> dict[int, list[Row]]:
 async def history_of(site: Site, load: Load, polls: Sequence[Poll] = ()) -> History:
     """All that is known of a run; its load has settled, its sessions may be closed."""
     accounts = [person.account for person in load.people]
-    doors = [node.door for node in site.up]
+    doors = [replace(node.door, domain=accounts[0].domain) for node in site.up]
     wire = await by_wire(doors, accounts)
     store = await asyncio.to_thread(by_store, site, accounts)
     return History(load.ledger, load.sights, list(polls), wire, store)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from antiphon.cluster.api import Health
+from antiphon.cluster.api import Health, Material
 from antiphon.cluster.control import ControlPort
 from antiphon.cluster.remote import Remote
-from antiphon.cluster.tls import Material, read
+from antiphon.cluster.tls import read
 from antiphon.config.clustered import ClusterTls
 from antiphon.xmpp.errors import StanzaError
 from antiphon.xmpp.jid import Jid

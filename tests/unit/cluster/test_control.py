@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Control calls over real gRPC and TLS on loopback, nodes being fakes."""
 
+import asyncio
+import contextlib
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -50,13 +53,9 @@ async def test_sessions_come_with_the_home_that_answered(nodes: Nodes) -> None:
     line = {"jid": f"{JULIET}/balcony", "priority": -1, "show": "away", "has_carbons": True}
     other = {"jid": f"{JULIET}/x", "priority": None, "show": None, "has_carbons": False}
     nodes.fakes["b"].values["user_sessions"] = [line, other]
-    found = await nodes.remote("b").sessions(JULIET.with_resource("ignored"), IN)
-    assert found.home == "b"
-    assert [(one.jid, one.HasField("priority"), one.show) for one in found.sessions] == [
-        ("juliet@chat.example/balcony", True, "away"),
-        ("juliet@chat.example/x", False, ""),
-    ]
-    assert found.sessions[0].priority == -1
+    home, found = await nodes.remote("b").sessions(JULIET.with_resource("ignored"), IN)
+    assert home == "b"
+    assert [msgspec.to_builtins(one) for one in found] == [line, other]
     assert nodes.fakes["b"].asked == [("user_sessions", {"jid": str(JULIET)})]
 
 
@@ -120,12 +119,27 @@ async def test_an_operation_runs_at_the_home_of_its_entity(nodes: Nodes) -> None
     nodes.fakes["b"].values["roster.get"] = value
     away = nodes.ports["a"].elsewhere
     arguments = (JULIET, None, "ver", [JULIET], (1, 2))
-    assert away.is_away(arguments)
-    assert not away.is_away((Jid("romeo@chat.example"),))
-    assert not away.is_away(("chat.example", None))
+    assert away.is_away("roster.get", arguments)
+    assert not away.is_away("roster.get", (Jid("romeo@chat.example"),))
+    assert not away.is_away("account.list", ("chat.example", None))
     assert await away.call("roster.get", arguments) == value
     assert nodes.fakes["b"].asked == [("roster.get", arguments)]
     assert nodes.fakes["a"].asked == []
+
+
+async def test_sessions_of_a_domain_are_those_of_all_nodes(nodes: Nodes) -> None:
+    here, there = Jid("b@x/1"), [Jid("a@x/1"), Jid("c@x/1")]
+    nodes.fakes["a"].values.update({"sessions.all": [here], "sessions.count": 1})
+    nodes.fakes["b"].values.update({"sessions.all": there, "sessions.count": 2})
+    ways = nodes.ports["a"].elsewhere
+    assert ways.is_away("sessions.count", (None,))
+    assert await ways.call("sessions.count", (None,)) == 3
+    assert await ways.call("sessions.all", ("x", None, 10)) == [there[0], here, there[1]]
+    assert await ways.call("sessions.all", ("x", None, 2)) == [there[0], here]
+    await nodes.ports.pop("b").close(0)
+    with pytest.raises(StanzaError, match=r"node b at .* connection refused") as caught:
+        await ways.call("sessions.count", (None,))
+    assert caught.value.condition == "remote-server-timeout"
 
 
 async def test_an_operation_keeps_the_cores_condition(nodes: Nodes) -> None:
@@ -216,6 +230,21 @@ async def test_a_certificate_of_another_authority_is_refused_on_both_sides(
 async def test_a_node_under_anothers_address_is_named(nodes: Nodes) -> None:
     with pytest.raises(ControlError, match="is another one: its certificate does not name c"):
         await nodes.remote("b", meaning="c").health(IN)
+
+
+async def test_strangers_at_the_port_get_nothing_and_harm_nobody(nodes: Nodes) -> None:
+    host, _, port = nodes.members["b"].rpartition(":")
+    context = ssl.create_default_context(cafile=str(nodes.authority.ca))
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    for sent, security in ((b"GET / HTTP/1.1\r\n\r\n", None), (b"\0" * 300, None), (b"x", context)):
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=security)
+        writer.write(sent)
+        with contextlib.suppress(OSError):
+            assert b"antiphon" not in await asyncio.wait_for(reader.read(), IN)
+        writer.close()
+    assert (await nodes.remote("b").health(IN)).node == "b"
+    assert nodes.fakes["b"].asked == []
 
 
 async def test_a_name_that_is_no_member_gets_nothing(

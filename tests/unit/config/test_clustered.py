@@ -134,6 +134,11 @@ def test_other_nodes_are_told_an_address_that_they_can_reach(
     assert control_address(config, is_local=True) == local
 
 
+def test_an_empty_zone_is_none(folder: Path) -> None:
+    config = read(folder, GOOD, {"ANTIPHON_NODE_ZONE": ""}).config
+    assert cluster(config)["zone"] is None
+
+
 def test_without_listeners_the_default_port_takes_other_nodes(folder: Path) -> None:
     config = read(folder, CASSANDRA + NODE + CLUSTER + TLS).config
     assert config.listeners()[-1].address == "127.0.0.1:5270"

@@ -54,6 +54,13 @@ async def test_a_signal_drains_and_stops(number: signal.Signals) -> None:
     assert node.said == ["start", "stop 10"]
 
 
+async def test_a_node_that_is_stopped_while_it_starts_is_never_ready() -> None:
+    node = Recorded()
+    node.stop_requested.set()
+    assert await serve(as_node(node), lambda _node: node.said.append("ready")) == 0
+    assert node.said == ["start", "stop 10"]
+
+
 async def test_sighup_reloads_and_the_node_goes_on() -> None:
     node = Recorded()
 

@@ -193,7 +193,12 @@
 {{- else -}}
 {{- $_ := set $etcd "endpoints" $values.cluster.etcd.endpoints -}}
 {{- end -}}
-{{- $_ := set $document "cluster" (dict "backend" "etcd" "etcd" $etcd "tls" (dict "ca" "/etc/antiphon/cluster/ca.crt")) -}}
+{{- $cluster := dict "backend" "etcd" "etcd" $etcd "tls" (dict "ca" "/etc/antiphon/cluster/ca.crt") -}}
+{{- $_ := set $cluster "name" (default (printf "%s.%s" $root.Release.Namespace $full | trunc 63 | trimSuffix "-") $values.cluster.name) -}}
+{{- $_ := set $cluster "control_port" $values.cluster.ports.control -}}
+{{- $_ := set $cluster "drain_seconds" $values.cluster.drainSeconds -}}
+{{- $_ := set $cluster "etcd_loss" $values.cluster.etcdLoss -}}
+{{- $_ := set $document "cluster" $cluster -}}
 {{- else -}}
 {{- $_ := set $document "cluster" (dict "backend" "local") -}}
 {{- end -}}

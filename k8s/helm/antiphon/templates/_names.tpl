@@ -75,10 +75,11 @@ capabilities:
 {{/* Seconds from the deletion of a pod to its SIGKILL. */}}
 {{- define "antiphon.grace" -}}
 {{- $drain := int (dig "node" "drain_seconds" 10 .Values.config) -}}
-{{- $least := add (int .Values.preStopSleepSeconds) (mul 2 $drain) 15 -}}
+{{- $handover := ternary (int .Values.cluster.drainSeconds) 0 .Values.cluster.enabled -}}
+{{- $least := add (int .Values.preStopSleepSeconds) $handover (mul 2 $drain) 15 -}}
 {{- $given := int .Values.terminationGracePeriodSeconds -}}
 {{- if and $given (lt $given (int $least)) -}}
-{{- fail (printf "terminationGracePeriodSeconds is %d, but a stop takes up to %d seconds: preStopSleepSeconds + 2 x config.node.drain_seconds + 15; raise it, or set 0 to have it computed" $given (int $least)) -}}
+{{- fail (printf "terminationGracePeriodSeconds is %d, but a stop takes up to %d seconds: preStopSleepSeconds + cluster.drainSeconds + 2 x config.node.drain_seconds + 15; raise it, or set 0 to have it computed" $given (int $least)) -}}
 {{- end -}}
 {{- default $least $given -}}
 {{- end -}}

@@ -9,6 +9,11 @@
 - name: ANTIPHON_NODE_NAME
   value: $(POD_NAME)
 {{- if .Values.cluster.enabled }}
+{{- with .Values.cluster.zoneLabel }}
+# Empty where Kubernetes does not copy the machine's label to the pod.
+- name: ANTIPHON_NODE_ZONE
+  valueFrom: {fieldRef: {fieldPath: {{ printf "metadata.labels['%s']" . | quote }}}}
+{{- end }}
 - name: POD_IP
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
 # The listener of kind cluster is the first; other nodes are told this address.

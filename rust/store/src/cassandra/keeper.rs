@@ -6,7 +6,7 @@ use super::archives::Slot;
 use super::engine::Engine;
 use super::error::Failure;
 use super::reader::Reader;
-use super::search::{UNSEALED, seal};
+use super::seal::{UNSEALED, seal};
 use super::servers::Row;
 use super::{from_cql, to_cql};
 use antiphon_routing::archive::ArchiveId;

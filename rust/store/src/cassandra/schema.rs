@@ -27,6 +27,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "archives",
         cql: include_str!("../../../../python/antiphon/storage/cassandra/0002_archives.cql"),
     },
+    Migration {
+        version: 3,
+        name: "phrases",
+        cql: include_str!("../../../../python/antiphon/storage/cassandra/0003_phrases.cql"),
+    },
 ];
 
 /// Where the applied migrations are recorded; `readers` is the lowest version whose nodes can work

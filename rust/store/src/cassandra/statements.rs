@@ -224,15 +224,21 @@ statements! {
     run_close: Write = "INSERT INTO run (id, closed_ms) VALUES (?, ?) USING TIMESTAMP ?";
 
     seg_put: Write =
-        "INSERT INTO fts_seg (owner, first_id, last_id, n, bloom) \
-         VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?";
+        "INSERT INTO fts_seg (owner, first_id, last_id, n, words, pairs) \
+         VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?";
     seg_ends: Read =
         "SELECT first_id, last_id FROM fts_seg WHERE owner = ? AND first_id < ? LIMIT ?";
     seg_down: Read =
-        "SELECT first_id, last_id, bloom FROM fts_seg \
+        "SELECT first_id, last_id, bloom, words FROM fts_seg \
          WHERE owner = ? AND first_id > ? AND first_id < ? LIMIT ?";
     seg_up: Read =
-        "SELECT first_id, last_id, bloom FROM fts_seg \
+        "SELECT first_id, last_id, bloom, words FROM fts_seg \
+         WHERE owner = ? AND first_id > ? AND first_id < ? ORDER BY first_id ASC LIMIT ?";
+    seg_pairs_down: Read =
+        "SELECT first_id, last_id, bloom, words, pairs FROM fts_seg \
+         WHERE owner = ? AND first_id > ? AND first_id < ? LIMIT ?";
+    seg_pairs_up: Read =
+        "SELECT first_id, last_id, bloom, words, pairs FROM fts_seg \
          WHERE owner = ? AND first_id > ? AND first_id < ? ORDER BY first_id ASC LIMIT ?";
     seg_delete_below: Write =
         "DELETE FROM fts_seg USING TIMESTAMP ? WHERE owner = ? AND first_id < ?";

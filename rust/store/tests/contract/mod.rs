@@ -276,6 +276,7 @@ macro_rules! contract_suite {
             only_searchable_messages_are_found
             messages_with_ids_of_their_own_are_found_in_order
             beginnings_of_words_are_found_among_many_messages
+            phrases_of_common_words_are_found_among_many_messages
             hostile_searches_are_only_text
         );
         $crate::contract_suite!($place, order:

@@ -274,6 +274,50 @@ pub fn beginnings_of_words_are_found_among_many_messages<P: Place>() {
     }
 }
 
+pub fn phrases_of_common_words_are_found_among_many_messages<P: Place>() {
+    let place = P::new();
+    let store = place.open(ROOM);
+    let [romeo, juliet] = pair(&*store);
+    for n in 0..900 {
+        let body = match n % 300 {
+            7 => "over the lazy 手机, quick brown fox",
+            // The same words in each, never beside one another like that.
+            _ => "fox quick the lazy brown 手 over 机",
+        };
+        queue(
+            &*store,
+            keep(&romeo, message(&romeo, JULIET, ROMEO, n, body)),
+        );
+    }
+    let few = [
+        "\"quick brown\"",
+        "\"over the lazy\" \"brown fox\"",
+        "\"QUICK bro\"*",
+        "\"quick br\"*",
+        "\"lazy 手机 quick\"",
+        "手机",
+    ];
+    for words in few {
+        assert_eq!(search(&*store, &romeo, words), [7, 307, 607], "{words}");
+    }
+    assert_eq!(search(&*store, &romeo, "\"brown quick\""), [0; 0]);
+    assert_eq!(search(&*store, &romeo, "\"the lazy\"").len(), 900);
+    assert_eq!(search(&*store, &romeo, "\"quick th\"*").len(), 897);
+    let edit = |n, edit| Write::ArchiveEdit {
+        owner: romeo.clone(),
+        peer: juliet.clone(),
+        is_out: false,
+        target: Reference::Id(at(n)),
+        edit,
+    };
+    let retract = Edit::Retract { at_ms: 1, id: None };
+    put(&*store, edit(307, retract)).unwrap();
+    put(&*store, edit(607, Edit::Supersede)).unwrap();
+    for words in few {
+        assert_eq!(search(&*store, &romeo, words), [7], "{words}");
+    }
+}
+
 pub fn hostile_searches_are_only_text<P: Place>() {
     let place = P::new();
     let store = place.open(ROOM);

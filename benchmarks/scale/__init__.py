@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many nodes for how many sessions."""

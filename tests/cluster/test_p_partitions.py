@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""P1 to P5: nodes that are cut off, frozen, or half connected."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from cluster.support.load import Person
+from cluster.support.map import MapWatch
+from cluster.support.network import Network
+from cluster.support.node import Node
+from cluster.support.site import Site
+from cluster.support.trial import note, repetitions, seconds, under_load
+from support import ns
+from support.client import Client
+from support.xml import E, message
+
+CLOSED_S = 30.0
+FROZEN_S = 12.0
+"""Longer than a lease."""
+
+
+def isolate(site: Site, name: str) -> None:
+    """Cuts a node from the others and from etcd; clients still reach it."""
+    for other in site.nodes.values():
+        if other.name != name:
+            site.network.cut(site[name].place, other.place)
+    for member in site.etcd.members:
+        site.network.cut(site[name].place, member.place)
+
+
+async def test_p1_a_node_cut_off_closes_its_streams_and_says_that_it_is_not_ready(
+    site: Site, cuts: Network
+) -> None:
+    async with under_load(site, users=150) as trial:
+        for _ in range(repetitions(1)):
+            await asyncio.sleep(1.0)
+            there = [p for p in trial.load.people if _is_on(p, site["b"])]
+            isolate(site, "b")
+            begun = time.monotonic()
+            while any(_is_on(person, site["b"]) for person in there):
+                assert time.monotonic() - begun < CLOSED_S, "clients are still connected to b"
+                await asyncio.sleep(0.2)
+            note("a cut-off node's last client was cut off after", "s", time.monotonic() - begun)
+            await asyncio.sleep(1.0)
+            assert not await asyncio.to_thread(site["b"].is_ready), "P1: b says that it is ready"
+            await trial.load.all_in()
+            cuts.heal()
+            await asyncio.to_thread(site.heal)
+    assert trial.load.drops, "nobody was connected to b"
+
+
+def _is_on(person: Person, node: Node) -> bool:
+    """Whether a user has a session with that node, as far as he knows."""
+    talker = person.talker
+    return talker is not None and talker.endpoint.host == node.place.address and talker.is_in_use
+
+
+async def test_p2_no_shard_has_two_owners_in_an_epoch_whatever_is_cut_or_killed(
+    site: Site, cuts: Network
+) -> None:
+    async with MapWatch(site) as watch, under_load(site, users=90) as trial:
+        for _ in range(repetitions(1)):
+            isolate(site, "c")
+            await asyncio.sleep(seconds("CUT", FROZEN_S))
+            cuts.heal()
+            await asyncio.to_thread(site.heal)
+            site["a"].kill()
+            await asyncio.sleep(3.0)
+            await asyncio.to_thread(site.heal)
+    assert len(watch.rounds) > 5
+    assert watch.two_owners() == []
+    assert watch.maps() == []
+    print(f"P2: {len(watch.rounds)} looks; {len(trial.load.drops)} sessions dropped")
+
+
+async def test_p3_after_healing_one_session_holds_a_full_jid_and_the_newer_one_wins(
+    site: Site, cuts: Network
+) -> None:
+    accounts = await asyncio.to_thread(site.strangers, 9)
+    friend_account = accounts.pop()
+    for round_ in range(repetitions(1)):
+        old = [await site.online(site["b"], a, f"phone{round_}", sm=True) for a in accounts]
+        isolate(site, "b")
+        await asyncio.to_thread(
+            site.wait_settled, site["a"], site["c"], members=["a", "c"], timeout_s=30.0
+        )
+        new = [await site.online(site["a"], a, f"phone{round_}", sm=True) for a in accounts]
+        cuts.heal()
+        await asyncio.to_thread(site.heal)
+        friend = await site.online(site["c"], friend_account, "desk")
+        for at, (was, client) in enumerate(zip(old, new, strict=True)):
+            friend.send(message(client.jid, "who is it?", type="chat", id=f"w{at}"))
+            await client.expect("message", id=f"w{at}")
+            assert not client.eof, "the newer session lost"
+            await was.expect_end(timeout_s=CLOSED_S)
+            assert not [e for e in was.inbox if e.id == f"w{at}"], "P3: two sessions got it"
+        for client in [*new, friend]:
+            await client.close()
+
+
+async def test_p4_a_cut_between_two_nodes_that_see_etcd_loses_nothing_in_silence(
+    site: Site, cuts: Network
+) -> None:
+    async with under_load(site, users=150) as trial:
+        for _ in range(repetitions(1)):
+            await asyncio.sleep(1.0)
+            cuts.cut(site["a"].place, site["b"].place)
+            await asyncio.sleep(seconds("CUT", FROZEN_S))
+            cuts.heal()
+            await asyncio.sleep(3.0)
+            await asyncio.to_thread(site.heal)
+    odd = sorted(set(trial.load.errors) - {"remote-server-timeout", "resource-constraint"})
+    print(f"P4: {len(trial.load.errors)} errors, {len(trial.load.drops)} sessions dropped")
+    assert not odd, f"errors that do not ask to wait: {odd}"
+
+
+async def test_p5_a_node_frozen_beyond_its_lease_owns_nothing_when_it_goes_on(site: Site) -> None:
+    async with MapWatch(site) as watch, under_load(site, users=150, pollers=6) as trial:
+        for _ in range(repetitions(1)):
+            await asyncio.sleep(1.0)
+            site["b"].freeze()
+            await asyncio.sleep(seconds("FREEZE", FROZEN_S))
+            site["b"].thaw()
+            await asyncio.to_thread(site.heal)
+            await trial.load.all_in()
+    assert watch.two_owners() == []
+    assert trial.load.drops, "the frozen node kept its sessions: it was not frozen long enough"
+
+
+async def test_p5_a_frozen_etcd_ends_no_session(site: Site) -> None:
+    async with MapWatch(site) as watch, under_load(site, users=150) as trial:
+        for _ in range(repetitions(1)):
+            await asyncio.sleep(1.0)
+            site.etcd.pause()
+            await asyncio.sleep(seconds("FREEZE", FROZEN_S))
+            site.etcd.resume()
+            await asyncio.sleep(4.0)
+            await asyncio.to_thread(site.wait_settled)
+    assert watch.two_owners() == []
+    assert not trial.load.drops, f"sessions ended: {trial.load.drops[:3]}"
+    assert not trial.load.errors
+    assert not trial.missed
+
+
+async def test_writes_in_the_queue_of_a_frozen_node_land_dead(site: Site) -> None:
+    """Architecture §4, Fencing: late writes of a former owner never reach a reader."""
+    ring = site.store
+    async with under_load(site, users=90, per_second=300, pollers=9) as trial:
+        for _ in range(repetitions(2)):
+            await asyncio.sleep(1.0)
+            ring.pause()  # so that what is written now waits in the nodes
+            await asyncio.sleep(1.0)
+            site["b"].freeze()
+            ring.resume()
+            await asyncio.to_thread(
+                site.wait_settled, site["a"], site["c"], members=["a", "c"], timeout_s=40.0
+            )
+            await asyncio.sleep(1.0)
+            site["b"].thaw()
+            await asyncio.sleep(1.0)
+            await asyncio.to_thread(site.heal)
+            await trial.load.all_in()
+
+
+async def test_a_client_on_a_node_that_is_cut_off_is_told_why(site: Site, cuts: Network) -> None:
+    (account,) = await asyncio.to_thread(site.strangers, 1)
+    client: Client = await site.online(site["b"], account, "phone")
+    isolate(site, "b")
+    client.send(E("iq", ns.CLIENT, E("ping", ns.PING), type="get", id="p", to=account.jid))
+    await client.expect_end(timeout_s=CLOSED_S)
+    errors = [e.condition for e in client.inbox if e.tag == ("error", ns.STREAM)]
+    assert errors, "the connection was closed without a stream error"
+    cuts.heal()

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""R1, R2: every node restarted in turn, and two versions beside each other; nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from antiphon import __version__
+from cluster.support.node import Node
+from cluster.support.site import Site
+from cluster.support.trial import Trial, dice, note, repetitions, under_load
+from cluster.support.watch import befriend, seen_of
+from support.client import Client
+
+DRAIN_S = 60.0
+
+
+async def restart(site: Site, node: Node, *, version: str | None = None) -> float:
+    """SIGTERM, its end, the next life; how long the drain took, in seconds."""
+    begun = time.monotonic()
+    node.terminate()
+    code = await asyncio.to_thread(node.wait_end, DRAIN_S)
+    took = time.monotonic() - begun
+    assert code == 0, f"{node.name} ended with {code}:\n{node.log_text()}"
+    node.version = version
+    await asyncio.to_thread(node.start)
+    await asyncio.to_thread(site.wait_settled)
+    return took
+
+
+def unnoticed(trial: Trial) -> None:
+    """Asserts what clients that resume must not notice (the verdict has been found already)."""
+    load = trial.load
+    assert load.resumed, "nobody had to resume"
+    assert not load.failed_resumptions, f"{load.failed_resumptions} sessions were not resumed"
+    assert not load.errors, f"errors: {load.errors[:3]}"
+    assert not trial.repeats, f"doubled: {trial.repeats[:5]}"
+    assert not trial.missed, f"not delivered: {trial.missed[:5]}"
+    assert not trial.late, f"late: {trial.late[:5]}"
+
+
+async def test_r1_a_rolling_restart_loses_and_doubles_nothing_and_every_session_goes_on(
+    site: Site,
+) -> None:
+    async with under_load(site, always_resume=True) as trial:
+        for _ in range(repetitions(1)):
+            for node in list(site.nodes.values()):
+                took = await restart(site, node)
+                await trial.load.all_in()
+                note("drain in a rolling restart", "s", took)
+    unnoticed(trial)
+
+
+async def test_r1_contacts_of_sessions_that_go_on_elsewhere_see_no_flap(site: Site) -> None:
+    accounts = await asyncio.to_thread(site.strangers, 7)
+    witness = await site.online(site["a"], accounts[-1], "witness")
+    movers = [await site.online(site["b"], one, "phone", sm=True) for one in accounts[:-1]]
+    for mover in movers:
+        await befriend(witness, mover)
+    witness.drain()
+    site["b"].terminate()
+    moved: list[Client] = []
+    for mover in movers:
+        await mover.expect_end(timeout_s=DRAIN_S)
+        client = Client(site["c"].door, mover.account)
+        client.auto_ack = True
+        await client.negotiate()
+        await client.authenticate()
+        answer = await client.sm_resume(mover)
+        assert answer.name == "resumed", f"not resumed: {answer}"
+        moved.append(client)
+    await asyncio.to_thread(site["b"].wait_end, DRAIN_S)
+    await asyncio.sleep(2.0)
+    for mover in movers:
+        assert seen_of(witness, mover.jid) == [], f"presence of {mover.jid} flapped"
+    for client in [*moved, witness]:
+        await client.close()
+    await asyncio.to_thread(site.heal)
+
+
+async def test_r2_two_versions_beside_each_other_pass_k1_and_a_rolling_upgrade(site: Site) -> None:
+    """With one build under two version numbers: it proves that nodes of different versions join,
+    speak and hand over to each other, and that the lowest version in the cluster is respected; that
+    a later wire format is understood is proved by the reading of unknown fields in rust/cluster."""
+    rolls = dice()
+    later = _next(__version__)
+    async with under_load(site, always_resume=True) as trial:
+        await restart(site, site["a"], version=later)
+        await trial.load.all_in()
+        versions = _versions(site)
+        assert len(set(versions.values())) == 2, f"versions are {versions}"
+        for name in ("b", "c"):
+            await restart(site, site[name], version=later)
+            await trial.load.all_in()
+    unnoticed(trial)
+    site["c"].version = None
+    await restart(site, site["c"])
+    async with under_load(site, users=150) as trial:
+        for _ in range(repetitions(1)):
+            await asyncio.sleep(1.0)
+            victim = site[rolls.choice("ac")]
+            victim.kill()
+            await trial.load.all_in()
+            await asyncio.to_thread(victim.start)
+            await asyncio.to_thread(site.wait_settled)
+    for name in ("a", "b"):
+        await restart(site, site[name])
+
+
+def _next(version: str) -> str:
+    """The next minor version."""
+    major, minor, *_ = version.split(".")
+    return f"{major}.{int(minor) + 1}.0"
+
+
+def _versions(site: Site) -> dict[str, str]:
+    """Of each member, as one node sees them."""
+    seen = site.statuses([site["b"]])["b"].raw["members"]
+    assert isinstance(seen, list)
+    return {str(one["id"]): str(one["version"]) for one in seen}
