@@ -31,6 +31,12 @@ impl MapNode {
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
+
+    /// Whether it gives its shards away.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.is_draining
+    }
 }
 
 /// One shard. Nodes are indices into [`ShardMap::nodes`].

@@ -269,12 +269,7 @@ impl<M: Clone> Router<M> {
 
     /// The receiver sent it back since it cannot take it yet: nothing goes there until
     /// [`Router::ready`], or until the map names another home.
-    pub fn not_yet(
-        &mut self,
-        map: Option<&ShardMap>,
-        ticket: Ticket,
-        out: &mut Vec<Send<M>>,
-    ) {
+    pub fn not_yet(&mut self, map: Option<&ShardMap>, ticket: Ticket, out: &mut Vec<Send<M>>) {
         let Some(shard) = self.tickets.get(&ticket).copied() else {
             return;
         };
@@ -297,7 +292,13 @@ impl<M: Clone> Router<M> {
     /// Takes out, in order, what entities of this shard sent and no home has: it goes along with
     /// the shard.
     pub fn take_held(&mut self, source: Shard) -> Vec<M> {
-        let tickets: Vec<Ticket> = self.sources.get(&source).into_iter().flatten().copied().collect();
+        let tickets: Vec<Ticket> = self
+            .sources
+            .get(&source)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
         let is_held = |ticket: &Ticket| !self.is_flying(*ticket);
         let held: Vec<Ticket> = tickets.into_iter().filter(is_held).collect();
         let taken: Vec<(Shard, M)> = held.into_iter().filter_map(|t| self.remove(t)).collect();

@@ -54,6 +54,18 @@ impl Core {
         let deadline = Duration::from_secs_f64(seconds.clamp(0.0, 3600.0));
         py.detach(|| self.0.stop(deadline));
     }
+    fn cluster_status(&self, py: Python<'_>) -> String {
+        py.detach(|| self.0.cluster_status())
+    }
+    fn cluster_home(&self, jid: &str) -> Option<String> {
+        self.0.cluster_home(jid)
+    }
+    fn cluster_drain(&self, py: Python<'_>) {
+        py.detach(|| self.0.cluster_drain());
+    }
+    fn cluster_rebalance(&self) {
+        // The planner balances by itself after every change of the view; nothing is to be asked.
+    }
     fn crossings(&self) -> u64 {
         self.0.bridge().crossings()
     }

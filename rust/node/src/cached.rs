@@ -278,12 +278,7 @@ impl Store for Cached {
         self.with_seen(jid, self.engine.user_of_dead(jid))
     }
 
-    fn take_up(
-        &self,
-        jid: &Jid,
-        epoch: u64,
-        from: ArchiveId,
-    ) -> StoreFuture<Option<UserRecord>> {
+    fn take_up(&self, jid: &Jid, epoch: u64, from: ArchiveId) -> StoreFuture<Option<UserRecord>> {
         self.with_seen(jid, self.engine.take_up(jid, epoch, from))
     }
 

@@ -38,6 +38,84 @@ pub struct NodeConfig {
     /// The message archive and the inbox.
     #[serde(default)]
     pub archive: Archive,
+    /// The other nodes; none for a node that is alone.
+    #[serde(default)]
+    pub cluster: Option<Cluster>,
+}
+
+/// A node's place among others.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// Name of the cluster.
+    pub name: String,
+    /// Where this node stands.
+    pub zone: Option<String>,
+    /// `ip:port` that the others' links come to.
+    pub listen: SocketAddr,
+    /// `host:port` of the same, as the others are told.
+    pub relay: String,
+    /// `host:port` of the control calls.
+    pub control: String,
+    /// Version of the program.
+    pub version: String,
+    /// Where the cluster's keys are.
+    pub etcd: Etcd,
+    /// Certificates between nodes.
+    pub tls: ClusterTls,
+    /// What becomes of a node that, as all others, has lost etcd.
+    pub etcd_loss: EtcdLoss,
+    /// How long a node that ends waits for its shards to go, seconds.
+    pub drain_seconds: u64,
+}
+
+/// `[cluster.etcd]` of the file.
+#[derive(Clone, Deserialize)]
+#[allow(
+    missing_docs,
+    reason = "documented once, in python/antiphon/config/schema.py"
+)]
+#[serde(deny_unknown_fields)]
+pub struct Etcd {
+    pub endpoints: Vec<String>,
+    pub prefix: String,
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub user: Option<String>,
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Etcd")
+            .field("endpoints", &self.endpoints)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `[cluster.tls]` of the file: PEM.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(
+    missing_docs,
+    reason = "documented once, in python/antiphon/config/schema.py"
+)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterTls {
+    pub ca: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// See [`Cluster::etcd_loss`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EtcdLoss {
+    /// Everything stays as it is.
+    Freeze,
+    /// It stops.
+    Fence,
 }
 
 /// A served domain.

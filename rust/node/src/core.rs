@@ -1,6 +1,7 @@
 //! The runtime and its life: start, reload, drain, stop.
 
 use crate::bridge::Bridge;
+use crate::cluster::{Cluster, Parts};
 use crate::config::NodeConfig;
 use crate::gateway::NodeGateway;
 use crate::live::{ConfigError, Live};
@@ -13,6 +14,7 @@ use antiphon_net::admission::{Admission, LoginReadings};
 use antiphon_net::gateway::Gateway;
 use antiphon_net::listener::{ListenerConfig, Net, listen};
 use antiphon_net::timers::Alarms;
+use antiphon_routing::home::Locator;
 use antiphon_routing::store::Store;
 use antiphon_xmpp::stream::StreamCondition;
 use parking_lot::Mutex;
@@ -40,6 +42,7 @@ struct Running {
     alarms: Arc<Alarms>,
     dummy_secret: Arc<[u8]>,
     listeners: Vec<(ListenerConfig, SocketAddr)>,
+    cluster: Option<Arc<Cluster>>,
     store_readings: Box<dyn Fn() -> StoreReadings + Send + Sync>,
 }
 
@@ -119,16 +122,36 @@ impl Core {
             .collect();
         let Opened { store, readings } = storage::open(&live.config, &self.bridge)?;
         live.policy.archive_key = runtime.block_on(history::archive_key(&store, &live))?;
-        let locator = Arc::new(antiphon_cluster::Local);
+        let parts = match live.config.cluster.clone() {
+            Some(options) => Some(Parts::new(&live.config.node_name, options)?),
+            None => None,
+        };
+        let locator: Arc<dyn Locator> = match &parts {
+            Some(parts) => parts.homes.clone(),
+            None => Arc::new(antiphon_cluster::Local),
+        };
         let handle = runtime.handle().clone();
-        let node = Arc::new(Node::new(
+        let mut node = Node::new(
             live,
             Arc::clone(&store),
             random_key()?,
             locator,
             Arc::clone(&self.bridge),
-            handle,
-        ));
+            handle.clone(),
+        );
+        if let Some(parts) = &parts {
+            node = node.joined(Arc::clone(&parts.mesh));
+        }
+        let node = Arc::new(node);
+        node.watch_store();
+        let cluster = match parts.map(|parts| Cluster::join(parts, &node, &handle)) {
+            Some(Ok(cluster)) => Some(cluster),
+            Some(Err(error)) => {
+                store.close();
+                return Err(error);
+            }
+            None => None,
+        };
         let gateway: Arc<dyn Gateway> = Arc::new(NodeGateway(Arc::clone(&node)));
         let alarms = Arc::new(Alarms::default());
         let net = Arc::new(Net::new(
@@ -154,7 +177,6 @@ impl Core {
             }
         }
         let admission = Arc::clone(net.admission());
-        node.watch_store();
         let alarms_of_tick = Arc::clone(&alarms);
         runtime.spawn(trim_emptied(Arc::clone(&node), Arc::clone(&self.trimmer)));
         runtime.spawn(tick(
@@ -170,6 +192,7 @@ impl Core {
             alarms,
             dummy_secret,
             listeners: bound,
+            cluster,
             store_readings: readings,
         })
     }
@@ -194,7 +217,44 @@ impl Core {
         running.net.set_limits(live.net_limits());
         self.bridge.set_log_level(live.config.log_level);
         running.node.apply(live);
-        Ok(())
+        match &running.cluster {
+            Some(cluster) => cluster.reload(),
+            None => Ok(()),
+        }
+    }
+
+    /// What is known of the cluster, as a JSON document; `null` for a node that is alone.
+    #[must_use]
+    pub fn cluster_status(&self) -> String {
+        let found = self.running.lock().as_ref().and_then(|running| {
+            let cluster = Arc::clone(running.cluster.as_ref()?);
+            Some((cluster, running.node.sessions.len()))
+        });
+        match found {
+            Some((cluster, sessions)) => cluster.status(sessions).to_string(),
+            None => "null".to_owned(),
+        }
+    }
+
+    /// The name of the node that is home to an address. `None`: this one is alone, or it is not
+    /// known now, or this is no address.
+    #[must_use]
+    pub fn cluster_home(&self, jid: &str) -> Option<String> {
+        let jid = antiphon_xmpp::Jid::parse(jid).ok()?;
+        let guard = self.running.lock();
+        guard.as_ref()?.cluster.as_ref()?.home(&jid)
+    }
+
+    /// Begins to give all shards to other nodes. Nothing happens where there is no cluster.
+    pub fn cluster_drain(&self) {
+        if let Some(cluster) = self
+            .running
+            .lock()
+            .as_ref()
+            .and_then(|r| r.cluster.as_ref())
+        {
+            cluster.begin_drain();
+        }
     }
 
     /// Closes the listeners.
@@ -207,11 +267,15 @@ impl Core {
     /// Ends every stream with `system-shutdown`, keeps what was not confirmed, commits everything,
     /// joins every thread. Blocks.
     pub fn stop(&self, deadline: Duration) {
+        self.stop_accepting();
+        let cluster = self.running.lock().as_ref().and_then(|r| r.cluster.clone());
+        if let Some(cluster) = cluster {
+            cluster.drain();
+        }
         let Some(running) = self.running.lock().take() else {
             return;
         };
         let until = Instant::now() + deadline;
-        running.net.stop_accepting();
         running.node.is_stopping.store(true, Ordering::Release);
         let shutdown = StreamCondition::SystemShutdown;
         for session in running.node.sessions.all() {
@@ -233,6 +297,9 @@ impl Core {
         self.bridge.close();
         for answered in running.node.bridge.expire(u64::MAX) {
             running.node.answered(answered);
+        }
+        if let Some(cluster) = &running.cluster {
+            cluster.leave();
         }
         running.node.store.close();
         running.runtime.shutdown_timeout(Duration::from_secs(5));

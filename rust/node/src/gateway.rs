@@ -69,6 +69,9 @@ impl Node {
         resource: Option<String>,
         framing: Framing,
     ) -> Result<Arc<Session>, StanzaError> {
+        if self.mesh.as_deref().is_some_and(|m| !m.takes_sessions()) {
+            return Err(Busy.into());
+        }
         let resource = resource.unwrap_or_else(|| self.random_id());
         let jid = account
             .with_resource(&resource)
@@ -355,7 +358,11 @@ impl Gateway for NodeGateway {
 
     fn component_up(&self, domain: &Jid) -> Result<Arc<Session>, StreamError> {
         let mut components = self.0.components.write();
-        let is_elsewhere = self.0.mesh.as_deref().is_some_and(|m| m.has_component(domain));
+        let is_elsewhere = self
+            .0
+            .mesh
+            .as_deref()
+            .is_some_and(|m| m.has_component(domain));
         if is_elsewhere || components.contains_key(domain.as_str()) {
             // XEP-0114 leaves it to the server; one connection is one order.
             return Err(StreamError::from(StreamCondition::Conflict)

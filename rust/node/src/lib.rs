@@ -5,6 +5,7 @@ pub mod bridge;
 mod cached;
 pub mod calls;
 pub mod caps;
+mod cluster;
 pub mod config;
 pub mod core;
 pub mod gateway;

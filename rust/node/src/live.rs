@@ -55,6 +55,9 @@ pub enum ConfigError {
         /// Why, and what to do.
         reason: String,
     },
+    /// The cluster, and what to do.
+    #[error("cluster: {0}")]
+    Cluster(String),
     /// The machine.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),

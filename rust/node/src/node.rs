@@ -358,7 +358,9 @@ impl Node {
             drop(shard);
             return self.load(bare.clone());
         }
-        let Waiting { first, jobs, held, .. } = waiting;
+        let Waiting {
+            first, jobs, held, ..
+        } = waiting;
         let jobs = first.into_iter().chain(jobs);
         let mut fx = borrow_effects();
         match record {

@@ -386,9 +386,7 @@ impl Node {
         };
         if self.with_user_holding(to, sender, job, routes).is_err() {
             if let Some((mesh, shard)) = self.elsewhere(to.bare_str())
-                && self
-                    .route_away(mesh, shard, copy.clone(), origin)
-                    .is_ok()
+                && self.route_away(mesh, shard, copy.clone(), origin).is_ok()
             {
                 return self.entity_read(origin);
             }
@@ -460,4 +458,3 @@ fn answers_pings(live: &Live, iq: &Stanza) -> bool {
         .as_ref()
         .is_some_and(|to| live.modules(to.domain()).ping)
 }
-

@@ -4,15 +4,15 @@
 
 mod world;
 
+use antiphon_cluster::id::{Epoch, Incarnation, NodeId};
+use antiphon_cluster::link::{Class, SendError, Taken};
+use antiphon_cluster::map::{MapNode, ShardMap, Slot};
+use antiphon_cluster::relay::Outcome;
 use antiphon_net::gateway::{Ended, Flow, Gateway};
 use antiphon_net::session::{FIRST_GENERATION, Session};
 use antiphon_node::bridge::Bridge;
 use antiphon_node::gateway::NodeGateway;
 use antiphon_node::live::Live;
-use antiphon_cluster::id::{Epoch, Incarnation, NodeId};
-use antiphon_cluster::link::{Class, SendError, Taken};
-use antiphon_cluster::map::{MapNode, ShardMap, Slot};
-use antiphon_cluster::relay::Outcome;
 use antiphon_node::mesh::{Event, Homes, Links, Mesh};
 use antiphon_node::node::Node;
 use antiphon_routing::archive::{ArchiveFilter, ArchiveId};
@@ -90,7 +90,8 @@ impl Wires {
             match what {
                 Carried::Unit(class, number, unit) => {
                     *self.waiting.lock().entry((from, to)).or_default() -= 1;
-                    if let Taken::Settled(outcome) = node.unit_received(from, class, number, &unit) {
+                    if let Taken::Settled(outcome) = node.unit_received(from, class, number, &unit)
+                    {
                         self.carry((to, from, Class::Stanza), Carried::Outcome(number, outcome));
                     }
                 }
@@ -115,7 +116,12 @@ impl Links for Wire {
         let number = self.wires.next.fetch_add(1, Ordering::Relaxed);
         self.wires
             .carry(way, Carried::Epoch(self.epoch.load(Ordering::SeqCst)));
-        *self.wires.waiting.lock().entry((self.me, peer)).or_default() += 1;
+        *self
+            .wires
+            .waiting
+            .lock()
+            .entry((self.me, peer))
+            .or_default() += 1;
         if self.wires.carry(way, Carried::Unit(class, number, unit)) {
             Ok(number)
         } else {
@@ -130,8 +136,10 @@ impl Links for Wire {
 
     fn done(&self, peer: u32, class: Class, number: u64, outcome: Outcome) {
         let _ = class;
-        self.wires
-            .carry((self.me, peer, Class::Stanza), Carried::Outcome(number, outcome));
+        self.wires.carry(
+            (self.me, peer, Class::Stanza),
+            Carried::Outcome(number, outcome),
+        );
     }
 
     fn tell(&self, _clock: u64, epoch: u64) {
@@ -267,7 +275,9 @@ impl Cluster {
             on_the_way: Arc::default(),
         };
         let doors: HashMap<u32, Arc<Door>> = (1..=3).map(|me| (me, Arc::new(door()))).collect();
-        let bridges = (1..=3).map(|me| (me, member(&wires, &doors[&me], me))).collect();
+        let bridges = (1..=3)
+            .map(|me| (me, member(&wires, &doors[&me], me)))
+            .collect();
         let mut cluster = Self {
             doors,
             wires,
@@ -473,9 +483,25 @@ fn same(found: &[String], expected: &[String], what: &str) {
     if found == expected {
         return;
     }
-    let at = found.iter().zip(expected).take_while(|(a, b)| a == b).count();
-    let part = |all: &[String]| all.iter().skip(at.saturating_sub(2)).take(12).cloned().collect::<Vec<_>>();
-    panic!("{what}: {} for {}, at {at}: {:?} for {:?}", found.len(), expected.len(), part(found), part(expected));
+    let at = found
+        .iter()
+        .zip(expected)
+        .take_while(|(a, b)| a == b)
+        .count();
+    let part = |all: &[String]| {
+        all.iter()
+            .skip(at.saturating_sub(2))
+            .take(12)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    panic!(
+        "{what}: {} for {}, at {at}: {:?} for {:?}",
+        found.len(),
+        expected.len(),
+        part(found),
+        part(expected)
+    );
 }
 
 fn bodies(text: &str) -> Vec<String> {
@@ -541,12 +567,16 @@ async fn two_resources_on_two_nodes_are_as_on_one() {
         let taken = first
             .session
             .take(FIRST_GENERATION, std::task::Waker::noop());
-        taken.close.is_some_and(|e| e.condition.name() == "conflict")
+        taken
+            .close
+            .is_some_and(|e| e.condition.name() == "conflict")
     })
     .await;
     first.gateway.ended(
         Arc::clone(&first.session),
-        Ended::Closed(Some(antiphon_xmpp::stream::StreamCondition::Conflict.into())),
+        Ended::Closed(Some(
+            antiphon_xmpp::stream::StreamCondition::Conflict.into(),
+        )),
     );
     sender.message(user, "again");
     expect(&third.session, "again").await;
@@ -655,7 +685,13 @@ async fn under(trouble: impl AsyncFnOnce(&mut Cluster), alive: &[u32]) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    for ((owner, ..), shard) in cluster.slots.iter().zip(0..).filter(|((o, ..), s)| !cluster.serves(*o, *s)).take(5) {
+    for ((owner, ..), shard) in cluster
+        .slots
+        .iter()
+        .zip(0..)
+        .filter(|((o, ..), s)| !cluster.serves(*o, *s))
+        .take(5)
+    {
         for (node, mesh) in cluster.wires.meshes.lock().iter() {
             eprintln!("{shard} of {owner} at {node}: {}", mesh.describe(shard));
         }
@@ -665,11 +701,26 @@ async fn under(trouble: impl AsyncFnOnce(&mut Cluster), alive: &[u32]) {
         if !from.settled().await {
             let nodes = cluster.wires.nodes.lock();
             let readings = nodes.iter().map(|(n, node)| (*n, node.mesh_readings()));
-            panic!("p{pair} from u{} at {} to u{}: {:?}, {:?}", from.user, from.edge, to.user, from.session.inbound(), readings.collect::<Vec<_>>());
+            panic!(
+                "p{pair} from u{} at {} to u{}: {:?}, {:?}",
+                from.user,
+                from.edge,
+                to.user,
+                from.session.inbound(),
+                readings.collect::<Vec<_>>()
+            );
         }
         let expected: Vec<String> = (0..count).map(|i| format!("p{pair}n{i}")).collect();
-        same(&cluster.archive(from.user).await, &expected, "sender's archive");
-        same(&cluster.archive(to.user).await, &expected, "receiver's archive");
+        same(
+            &cluster.archive(from.user).await,
+            &expected,
+            "sender's archive",
+        );
+        same(
+            &cluster.archive(to.user).await,
+            &expected,
+            "receiver's archive",
+        );
         let mut seen: Vec<String> = Vec::new();
         until(|| {
             for body in bodies(&read(&to.session)) {
@@ -777,7 +828,11 @@ async fn places_in_an_archive_never_go_back_when_it_moves() {
             .archive_page(&owner, ArchiveFilter::default(), true, 1);
         let page = page.await.unwrap();
         let id = page.messages.last().unwrap().id;
-        assert!(id > newest, "round {round}: {id:?} after {newest:?}, {:?}", cluster.archive(user).await);
+        assert!(
+            id > newest,
+            "round {round}: {id:?} after {newest:?}, {:?}",
+            cluster.archive(user).await
+        );
         newest = id;
         for home in &mut cluster.homes {
             *home = *home % 3 + 1;

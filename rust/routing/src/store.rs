@@ -439,12 +439,7 @@ pub trait Store: Send + Sync + 'static {
     /// of the cluster's map, unless its archive was taken up since: whatever that node had on its way
     /// to the archive and that lands later, or has not been seen here, lands dead. Ids from `from`
     /// on are this node's.
-    fn take_up(
-        &self,
-        jid: &Jid,
-        epoch: u64,
-        from: ArchiveId,
-    ) -> StoreFuture<Option<UserRecord>> {
+    fn take_up(&self, jid: &Jid, epoch: u64, from: ArchiveId) -> StoreFuture<Option<UserRecord>> {
         let _ = (epoch, from);
         self.user_of_dead(jid)
     }

@@ -167,7 +167,11 @@ impl Stanza {
         put_bytes(&payload.content, out);
         put_number(payload.children.len() as u64, out);
         for child in &payload.children {
-            let ns = if child.ns == ns::CLIENT { CLIENT } else { &child.ns };
+            let ns = if child.ns == ns::CLIENT {
+                CLIENT
+            } else {
+                &child.ns
+            };
             put_bytes(ns.as_bytes(), out);
             put_bytes(child.name.as_bytes(), out);
             put_number(u64::from(child.span.start), out);

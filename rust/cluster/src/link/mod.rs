@@ -344,6 +344,16 @@ impl Links {
         self.push(to, class, unit, true)
     }
 
+    /// Whether there is room for a unit that may wait.
+    #[must_use]
+    pub fn has_room(&self, to: Incarnation, class: Class) -> bool {
+        let peers = self.0.peers.load();
+        peers.get(&to).is_none_or(|peer| {
+            let state = peer.outbox(class).state.lock();
+            state.relay.queued_bytes() < self.0.options.queue_bytes_max
+        })
+    }
+
     fn push(
         &self,
         to: Incarnation,

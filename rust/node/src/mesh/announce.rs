@@ -77,10 +77,8 @@ impl Node {
             return;
         };
         let session = self.components.read().get(&to).cloned();
-        let is_taken =
-            session.is_some_and(|s| s.deliver(stanza.clone(), None, self.now()).is_ok());
-        if !is_taken
-            && let Some(error) = stanza.error(&StanzaCondition::ServiceUnavailable.into())
+        let is_taken = session.is_some_and(|s| s.deliver(stanza.clone(), None, self.now()).is_ok());
+        if !is_taken && let Some(error) = stanza.error(&StanzaCondition::ServiceUnavailable.into())
         {
             self.route(error, None);
         }

@@ -176,7 +176,10 @@ impl Node {
     }
 
     fn mapped(self: &Arc<Self>, mesh: &Arc<Mesh>, knowledge: &mut Knowledge, map: &Arc<ShardMap>) {
-        if mesh.map().is_some_and(|before| before.epoch() >= map.epoch()) {
+        if mesh
+            .map()
+            .is_some_and(|before| before.epoch() >= map.epoch())
+        {
             return;
         }
         let clock = &self.live.load().policy.clock;
@@ -198,7 +201,8 @@ impl Node {
         for peer in gone {
             self.peer_gone(mesh, knowledge, peer);
         }
-        mesh.refusals.forget(|sender| !map.knows(Incarnation(sender)));
+        mesh.refusals
+            .forget(|sender| !map.knows(Incarnation(sender)));
         for parked in std::mem::take(&mut knowledge.parked) {
             self.bulk(mesh, knowledge, parked);
         }
@@ -457,7 +461,8 @@ impl Node {
         match verdict {
             Some(Verdict::Park(_)) => return knowledge.parked.push((peer, number, unit)),
             Some(_) => {
-                mesh.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                mesh.refused
+                    .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             }
             None => match Unit::unpack(&unit) {
                 Ok(read) => self.read_bulk(mesh, knowledge, peer, read),

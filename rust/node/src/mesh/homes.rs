@@ -48,6 +48,11 @@ impl Homes {
         slot.is_some_and(|slot| slot.is_served.load(Ordering::Acquire))
     }
 
+    pub(super) fn served(&self) -> usize {
+        let is_served = |slot: &&Slot| slot.is_served.load(Ordering::Acquire);
+        self.slots.iter().filter(is_served).count()
+    }
+
     pub(super) fn serve(&self, shard: u16, is_served: bool) {
         if let Some(slot) = self.slots.get(usize::from(shard)) {
             slot.is_served.store(is_served, Ordering::SeqCst);

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const LOCKS: usize = 64;
 /// Bytes that one lock's lanes keep; beyond that units are refused. What sessions here send is
 /// bounded for each of them besides.
-const BYTES: usize = 16 << 20;
+const BYTES: usize = 4 << 20;
 
 /// A unit on its way to a home.
 #[derive(Debug)]
@@ -204,12 +204,7 @@ impl Node {
         }
     }
 
-    fn parcel_here(
-        self: &Arc<Self>,
-        mesh: &Mesh,
-        head: (u16, u32),
-        parcel: &Parcel,
-    ) -> Outcome {
+    fn parcel_here(self: &Arc<Self>, mesh: &Mesh, head: (u16, u32), parcel: &Parcel) -> Outcome {
         match mesh.judge(mesh.me(), head) {
             Ok(_guard) => {
                 self.own_unit_here(mesh, &parcel.unit, &parcel.awaited);
@@ -323,12 +318,7 @@ impl Node {
 
     /// Takes out, in order, what entities of a shard sent on and no home has taken. Whether that is
     /// all: not while a home has something and has not said what became of it.
-    pub(super) fn take_legs(
-        &self,
-        mesh: &Mesh,
-        source: u16,
-        legs: &mut Vec<Arc<Parcel>>,
-    ) -> bool {
+    pub(super) fn take_legs(&self, mesh: &Mesh, source: u16, legs: &mut Vec<Arc<Parcel>>) -> bool {
         let mut is_all = true;
         for slice in &mesh.lanes.slices {
             let mut slice = slice.lock();

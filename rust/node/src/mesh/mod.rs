@@ -52,7 +52,7 @@ use parking_lot::{Mutex, RwLock};
 use proxies::Peer;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 use unit::Unit;
 
@@ -133,6 +133,8 @@ pub struct Mesh {
     guests: Mutex<HashSet<Jid>>,
     events: mpsc::UnboundedSender<Event>,
     refused: AtomicU64,
+    /// It drains: nobody binds here any more.
+    is_draining: AtomicBool,
 }
 
 impl Mesh {
@@ -166,6 +168,7 @@ impl Mesh {
             guests: Mutex::default(),
             events,
             refused: AtomicU64::new(0),
+            is_draining: AtomicBool::new(false),
         };
         (mesh, receiver)
     }
@@ -185,10 +188,37 @@ impl Mesh {
         let _ = self.events.send(event);
     }
 
+    /// Nobody binds here any more.
+    pub(crate) fn close_doors(&self) {
+        self.is_draining.store(true, Ordering::Release);
+    }
+
+    /// Whether sessions may be bound here: it is in the cluster, and does not leave it.
+    pub(crate) fn takes_sessions(&self) -> bool {
+        self.me() != 0 && !self.is_draining.load(Ordering::Acquire)
+    }
+
     /// Whether a shard is served here.
     #[must_use]
     pub fn serves(&self, shard: u16) -> bool {
         self.homes.is_served(shard)
+    }
+
+    /// How many are.
+    pub(crate) fn served(&self) -> usize {
+        self.homes.served()
+    }
+
+    /// Shards on their way here, and away.
+    pub(crate) fn moving(&self) -> (usize, usize) {
+        self.holdings.read().moving()
+    }
+
+    /// [`Holdings::settled`], of what is served indeed.
+    pub(crate) fn settled(&self) -> Vec<(u16, Epoch)> {
+        let settled = self.holdings.read().settled();
+        let is_served = |at: &(u16, Epoch)| self.homes.is_served(at.0);
+        settled.into_iter().filter(is_served).collect()
     }
 
     /// How a shard is held, for logs and people.
@@ -209,7 +239,7 @@ impl Mesh {
             again: self.lanes.again(),
             brought: self.counts.len(),
             proxies: self.proxies.len(),
-            served: holdings.served(),
+            served: self.homes.served(),
             epoch: holdings.epoch().0,
             refused: self.refused.load(Ordering::Relaxed),
             moves: [
@@ -432,8 +462,7 @@ impl Node {
 
     fn log_unit(&self, peer: u32, reason: &str) {
         let fields = vec![("peer", peer.to_string()), ("reason", reason.to_owned())];
-        self.bridge
-            .log(crate::node::ERROR, "unit dropped", fields);
+        self.bridge.log(crate::node::ERROR, "unit dropped", fields);
     }
 
     fn settle(&self, awaited: &Awaited) {

@@ -61,14 +61,13 @@ impl Node {
     }
 
     /// What the entities of these shards know of their sessions.
-    fn write_down(
-        &self,
-        mesh: &Mesh,
-        is_lost: impl Fn(&str) -> bool,
-    ) -> HashMap<u16, Vec<Known>> {
+    fn write_down(&self, mesh: &Mesh, is_lost: impl Fn(&str) -> bool) -> HashMap<u16, Vec<Known>> {
         let mut all: HashMap<u16, Vec<Known>> = HashMap::new();
         for mut slice in self.shards.each() {
-            for (user, _) in slice.users().filter(|(user, _)| is_lost(user.jid().as_str())) {
+            for (user, _) in slice
+                .users()
+                .filter(|(user, _)| is_lost(user.jid().as_str()))
+            {
                 for (id, jid) in user.sessions() {
                     let Some(keepsake) = user.keepsake(id) else {
                         continue;

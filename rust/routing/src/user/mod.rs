@@ -22,10 +22,10 @@ use antiphon_xmpp::stream::StreamCondition;
 use antiphon_xmpp::{Element, Jid, StanzaCondition, StanzaKind};
 use archive::Archive;
 use blocking::BlockList;
+pub use moving::Rebound;
 use offline::{Backlog, Reading};
 use presence::Available;
 use roster::Roster;
-pub use moving::Rebound;
 pub use roster::item_element;
 use std::sync::Arc;
 

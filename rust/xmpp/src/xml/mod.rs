@@ -15,6 +15,6 @@ pub mod writer;
 
 pub use chars::{is_char, is_ncname};
 pub use element::{Attr, Element, Node, Text};
-pub use reader::{Address, Event, Limits, Reader, StreamHeader, XmlError, parse_element};
 pub(crate) use intern::{name as known_name, namespace as known_namespace};
+pub use reader::{Address, Event, Limits, Reader, StreamHeader, XmlError, parse_element};
 pub(crate) use stanza::parse_child;

@@ -140,7 +140,13 @@ fn every_kind_of_a_hand_over_comes_out_as_it_went_in() {
 
 #[test]
 fn garbage_is_no_unit() {
-    for garbage in [&[][..], &[255], &[1], &[20, 0, 0, 1, 0, 0, 0, 0], &[HANDED, 1, 1, 0xff]] {
+    for garbage in [
+        &[][..],
+        &[255],
+        &[1],
+        &[20, 0, 0, 1, 0, 0, 0, 0],
+        &[HANDED, 1, 1, 0xff],
+    ] {
         assert_eq!(Unit::unpack(garbage), Err(Unreadable));
     }
 }

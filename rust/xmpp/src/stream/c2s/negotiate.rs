@@ -112,9 +112,11 @@ impl Stream {
         let framing = self.framing;
         out.message(|bytes| {
             bytes.extend_from_slice(match framing {
-                Framing::Tcp | Framing::Relay => b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
+                Framing::Tcp | Framing::Relay => {
+                    b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
                       xmlns:stream='http://etherx.jabber.org/streams'"
-                    .as_slice(),
+                        .as_slice()
+                }
                 Framing::WebSocket => b"<open xmlns='urn:ietf:params:xml:ns:xmpp-framing'",
             });
             // Only a driver that closes before it ever polled finds no id drawn.
