@@ -68,6 +68,8 @@ class Node:
     """Another version number than the real one."""
     is_alone: bool = False
     """A node without a cluster, on SQLite."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Further variables for its process."""
     process: subprocess.Popen[bytes] | None = None
     is_frozen: bool = False
     lives: int = 0
@@ -157,6 +159,7 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment},
             )
 
     def wait_ready(self, timeout_s: float = START_S) -> None:
