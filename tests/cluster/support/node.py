@@ -261,6 +261,19 @@ class Node:
             return ""
         return self.log_file.read_text(errors="replace")[-tail:]
 
+    @property
+    def log_size(self) -> int:
+        """How much it has written so far, bytes."""
+        return self.log_file.stat().st_size if self.log_file.exists() else 0
+
+    def log_since(self, offset: int) -> str:
+        """What it has written behind an earlier `log_size`."""
+        if not self.log_file.exists():
+            return ""
+        with self.log_file.open("rb") as file:
+            file.seek(offset)
+            return file.read().decode(errors="replace")
+
     def command(
         self, *arguments: str, stdin: str = "", timeout_s: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
