@@ -146,7 +146,7 @@ class Neighbour:
 
     def home(self, jid: Jid) -> str | None:
         """See Served."""
-        return self._core.cluster_home(str(jid))
+        return self._core.cluster_home(str(jid.bare))
 
     async def run(self, command: str, arguments: Mapping[str, object]) -> object:
         """See Served."""
