@@ -50,7 +50,7 @@ class WholeCore(Core):
 
     def start(self) -> int:
         self.life.append("start")
-        self.members = {"a": self.documents[0]["cluster"]["control"]}
+        self.members = {"a": self.documents[0]["cluster"]["control"], "b": "127.0.0.1:1"}
         self.eventfd = os.eventfd(0, os.EFD_NONBLOCK)
         self.wake = lambda: os.eventfd_write(self.eventfd, 1)
         return self.eventfd
