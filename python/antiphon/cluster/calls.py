@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from antiphon.cluster.api import ControlError, Material, Served
 from antiphon.cluster.remote import NotHome, Remote
@@ -23,6 +23,7 @@ LONGEST_S = 10.0
 ANSWER_S = 20.0
 """The home may take so long; below the deadline of a handler."""
 _PAUSE_S = 0.05
+_LOOK_S = 0.5
 _MOST_WAITING = 1_024
 """Calls to other nodes at once."""
 
@@ -49,6 +50,8 @@ class Ways:
         self._served = served
         self._material = material
         self._remotes: dict[str, Remote] = {}
+        self._known: Mapping[str, str] = {}
+        self._look_again = 0.0
         self._waiting = 0
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -96,11 +99,9 @@ class Ways:
             await asyncio.sleep(_PAUSE_S)
 
     async def _gather(self, operation: str, arguments: tuple[object, ...]) -> object:
-        status = read(self._served.status())
-        others = [one.id for one in status.members] if status is not None else []
         asked = [
             self.to(name).call(operation, arguments, ANSWER_S)
-            for name in others
+            for name in self._addresses(is_fresh=True)
             if name != self._served.name
         ]
         try:
@@ -111,18 +112,32 @@ class Ways:
 
     def to(self, node: str) -> Remote:
         """The control port of a member. Raises ControlError for a node that is none."""
-        status = read(self._served.status())
-        member = None if status is None else status.member(node)
-        if member is None:
+        address = self._addresses().get(node) or self._addresses(is_fresh=True).get(node)
+        if address is None:
             raise ControlError(f"{node} is no member of the cluster", is_unreached=True)
         found = self._remotes.get(node)
-        if found is not None and found.address == member.control:
+        if found is not None and found.address == address:
             return found
         if found is not None:
             self._end(found)
-        made = Remote(node, member.control, self._material)
+        made = Remote(node, address, self._material)
         self._remotes[node] = made
         return made
+
+    def _addresses(self, *, is_fresh: bool = False) -> Mapping[str, str]:
+        """The members' control ports by name, from a look that may be half a second old."""
+        now = asyncio.get_running_loop().time()
+        if is_fresh or now >= self._look_again:
+            try:
+                status = read(self._served.status())
+            except ValueError as error:
+                raise ControlError(str(error), is_unreached=True) from error
+            members = status.members if status is not None else []
+            self._known = {one.id: one.control for one in members}
+            self._look_again = now + _LOOK_S
+            for name in self._remotes.keys() - self._known.keys():
+                self._end(self._remotes.pop(name))
+        return self._known
 
     def renew(self, material: Material) -> None:
         """Shows these certificates from now on."""

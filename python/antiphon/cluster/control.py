@@ -43,6 +43,15 @@ MOST_NAMES = 1_000
 _MEMBERS_S = 5.0
 _SAY_AGAIN_S = 60.0
 
+_CHANGING = (
+    pb.KickRequest,
+    pb.DrainRequest,
+    pb.RebalanceRequest,
+    pb.ReloadRequest,
+    pb.SetLogLevelRequest,
+)
+"""Calls of operators that change something: the log says who made them. Commands are counted as at
+the admin socket, and may be thousands."""
 _LIMITS: tuple[tuple[str, str | int], ...] = (
     # Two nodes must not share a port without knowing.
     ("grpc.so_reuseport", 0),
@@ -153,6 +162,9 @@ class ControlPort:
         fault = self._guests.fault(context.auth_context(), context.peer())
         if fault is not None:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, fault)
+        if isinstance(request, _CHANGING):
+            who = ", ".join(_names(context.auth_context()))
+            log.info("control call", extra={"call": _name(request), "by": who})
         try:
             async with asyncio.timeout(min(context.time_remaining() or LONGEST_S, LONGEST_S)):
                 return await answering(request)
@@ -168,7 +180,7 @@ class ControlPort:
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception:
-            log.exception("control call failed", extra={"call": type(request).__name__})
+            log.exception("control call failed", extra={"call": _name(request)})
             text = "it failed; the node's log says why"
             await context.abort(grpc.StatusCode.INTERNAL, text)
         raise AssertionError("an aborted call goes no further")
@@ -318,6 +330,10 @@ def _names(context: object) -> list[str]:
         return certificate_names(bytes(shown[0]).decode())[0] if shown else []
     except ValueError:
         return []
+
+
+def _name(request: Message) -> str:
+    return type(request).__name__.removesuffix("Request")
 
 
 def _jid(text: str) -> Jid:

@@ -67,15 +67,27 @@ class Client:
         out. Raises EtcdFailure."""
         prefix = f"{self._options.prefix.rstrip('/')}/nodes/".encode()
         request = pb.RangeRequest(key=prefix, range_end=_end(prefix))
-        failures: list[str] = []
-        for endpoint in self._options.endpoints:
-            try:
-                found = await self._call(endpoint, "KV/Range", request, pb.RangeResponse)
-            except EtcdFailure as error:
-                failures.append(f"{endpoint}: {error}")
-                continue
-            return list(_read(prefix, found.kvs))
-        raise EtcdFailure("; ".join(failures))
+        # All at once: one that hangs must not keep the answer of the others back.
+        asked = {
+            asyncio.create_task(self._call(one, "KV/Range", request, pb.RangeResponse)): one
+            for one in self._options.endpoints
+        }
+        failures: dict[str, str] = {}
+        try:
+            waiting = set(asked)
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    try:
+                        return list(_read(prefix, task.result().kvs))
+                    except EtcdFailure as error:
+                        failures[asked[task]] = str(error)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        said = (f"{one}: {failures[one]}" for one in self._options.endpoints)
+        raise EtcdFailure("; ".join(said))
 
     async def _member(self, endpoint: str) -> EtcdMember:
         try:

@@ -99,7 +99,8 @@ class Neighbour:
             await self._control.close(grace_s)
 
     async def hand_over(self, longest_s: float) -> None:
-        """Gives away what this node owns, and waits until the others have it."""
+        """Gives away what this node owns, and waits until the others have it, or for no longer
+        than that; not where there is nobody to take it."""
         before = self.view()
         if before is None or not before.is_in:
             return
@@ -107,6 +108,9 @@ class Neighbour:
         loop = asyncio.get_running_loop()
         until, said = loop.time() + longest_s, loop.time()
         while (now := self.view()) is not None and now.is_in and _holds(now):
+            if not _has_takers(now):
+                log.info("nobody to hand over to", extra=_figures(now))
+                return
             if loop.time() >= until:
                 log.warning("shards not handed over in time", extra=_figures(now))
                 return
@@ -146,7 +150,7 @@ class Neighbour:
 
     def home(self, jid: Jid) -> str | None:
         """See Served."""
-        return self._core.cluster_home(str(jid))
+        return self._core.cluster_home(str(jid.bare))
 
     async def run(self, command: str, arguments: Mapping[str, object]) -> object:
         """See Served."""
@@ -188,6 +192,10 @@ def refuse_bad_certificate(loaded: Loaded) -> None:
 
 def _holds(view: ClusterStatus) -> bool:
     return view.shards.served + view.shards.coming + view.shards.going > 0
+
+
+def _has_takers(view: ClusterStatus) -> bool:
+    return any(one.state == "up" and one.id != view.node for one in view.members)
 
 
 def _figures(view: ClusterStatus) -> dict[str, object]:

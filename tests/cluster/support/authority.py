@@ -16,6 +16,9 @@ class ClusterAuthority(Authority):
     def __init__(self, folder: Path, name: str = "Antiphon test cluster") -> None:
         super().__init__(folder, name)
 
-    def node(self, name: str, *, label: str | None = None) -> KeyPair:
-        """A certificate that names a node as DNS name, as links between nodes ask for."""
-        return self._issue(label or name, [x509.DNSName(name)], 20)
+    def node(self, name: str, *, label: str | None = None, days: int = 20) -> KeyPair:
+        """A certificate that names a node as DNS name, as links between nodes ask for.
+
+        With `days` below 0 it has ended already.
+        """
+        return self._issue(label or name, [x509.DNSName(name)], days)

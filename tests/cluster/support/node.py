@@ -68,6 +68,8 @@ class Node:
     """Another version number than the real one."""
     is_alone: bool = False
     """A node without a cluster, on SQLite."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Further variables for its process."""
     process: subprocess.Popen[bytes] | None = None
     is_frozen: bool = False
     lives: int = 0
@@ -157,6 +159,7 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment},
             )
 
     def wait_ready(self, timeout_s: float = START_S) -> None:
@@ -257,6 +260,19 @@ class Node:
         if not self.log_file.exists():
             return ""
         return self.log_file.read_text(errors="replace")[-tail:]
+
+    @property
+    def log_size(self) -> int:
+        """How much it has written so far, bytes."""
+        return self.log_file.stat().st_size if self.log_file.exists() else 0
+
+    def log_since(self, offset: int) -> str:
+        """What it has written behind an earlier `log_size`."""
+        if not self.log_file.exists():
+            return ""
+        with self.log_file.open("rb") as file:
+            file.seek(offset)
+            return file.read().decode(errors="replace")
 
     def command(
         self, *arguments: str, stdin: str = "", timeout_s: float = 60.0

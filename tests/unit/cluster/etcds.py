@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -29,6 +30,7 @@ class FakeEtcd:
     may_read: bool = True
     address: str = ""
     logins: int = 0
+    is_hung: bool = False
 
     async def open(self) -> None:
         self._server = grpc.aio.server()
@@ -56,6 +58,8 @@ class FakeEtcd:
         await self._server.stop(0)
 
     async def _allowed(self, context: Context) -> None:
+        if self.is_hung:
+            await asyncio.sleep(60)
         tokens = [value for key, value in context.invocation_metadata() or () if key == "token"]
         if self.password is not None and tokens != ["t"]:
             text = "etcdserver: user name is empty"

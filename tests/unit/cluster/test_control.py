@@ -81,9 +81,17 @@ async def test_a_fault_is_logged_there_and_one_line_here(
     assert [one.msg for one in caplog.records] == ["control call failed"]
 
 
-async def test_a_node_is_drained_once(nodes: Nodes) -> None:
+async def test_a_node_is_drained_once_and_its_log_says_by_whom(
+    nodes: Nodes, caplog: pytest.LogCaptureFixture
+) -> None:
     remote = nodes.remote("b")
-    assert [await remote.drain(IN), await remote.drain(IN)] == [False, True]
+    with caplog.at_level(logging.INFO):
+        assert [await remote.drain(IN), await remote.drain(IN)] == [False, True]
+        await remote.health(IN)
+    said = [vars(one) for one in caplog.records]
+    assert [(one["msg"], one["call"], one["by"]) for one in said] == [
+        ("control call", "Drain", "a, *.a")
+    ] * 2
 
 
 async def test_the_planner_is_asked_to_look_again(nodes: Nodes) -> None:

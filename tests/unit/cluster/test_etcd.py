@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """etcd as the command line asks it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -58,6 +59,18 @@ async def test_without_any_member_the_reasons_are_named() -> None:
     _answers, nodes, fault = await etcd.ask(options(*places))
     assert nodes == []
     assert fault == f"{places[0]}: connection refused; {places[1]}: connection refused"
+
+
+async def test_a_member_that_hangs_keeps_nothing_back(server: FakeEtcd) -> None:
+    hung = FakeEtcd(is_hung=True)
+    await hung.open()
+    server.keys = {b"/antiphon/nodes/a": RECORD}
+    client = etcd.Client(options(hung.address, server.address))
+    async with asyncio.timeout(1.5):
+        assert [one.id for one in await client.nodes()] == ["a"]
+    assert (await client.members())[0].fault == "no answer within 2 s"
+    await client.close()
+    await hung.close()
 
 
 async def test_a_login_is_made_once(server: FakeEtcd) -> None:

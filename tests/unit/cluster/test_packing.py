@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from antiphon._core import Element, Jid
+from antiphon._core import Element, Jid, Stanza
 from antiphon.cluster import packing
 
 VALUES: list[object] = [
@@ -20,6 +20,20 @@ def test_a_value_arrives_as_it_was_sent(value: object) -> None:
     found = packing.unpack(packing.pack(value))
     assert found == value
     assert type(found) is type(value)
+
+
+def test_a_stanza_arrives_with_its_addresses_and_children() -> None:
+    sent = Stanza(
+        "message", type="chat", id="1", frm=Jid("a@b/c"), to=Jid("d@e"),
+        children=[Element("body", "jabber:client", {}, ["hé"])],
+    )  # fmt: skip
+    found = packing.unpack(packing.pack([sent]))
+    assert isinstance(found, list)
+    assert found[0].element == sent.element
+    assert isinstance(found[0], Stanza)
+    bad = packing.pack(Element("message", "jabber:client")).replace(b"message", b"massage")
+    with pytest.raises(ValueError, match="is no stanza"):
+        packing.unpack(bad[:-1].replace(b"\x03<", b"\x04<", 1) + bad[-1:])
 
 
 def test_what_no_operation_takes_is_refused() -> None:

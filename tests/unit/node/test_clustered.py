@@ -97,7 +97,7 @@ async def given(tmp_path: Path) -> AsyncIterator[Given]:
         f'[cluster.tls]\nca = "{files.ca}"\ncertificate = "{files.certificate}"\n'
         f'key = "{files.key}"\n',
     )
-    core = Core(members={"a": f"127.0.0.1:{control}"})
+    core = Core(members={"a": f"127.0.0.1:{control}", "b": "127.0.0.1:1"})
     bridge = Bridge(core, registry().assemble(Config()))
     core.wake = bridge.drain
     asked: list[str] = []
@@ -168,6 +168,16 @@ async def test_a_stop_waits_no_longer_than_it_may(
     given.core.left = 1000
     await given.neighbour.hand_over(0.15)
     assert caplog.records[-1].msg == "shards not handed over in time"
+
+
+async def test_the_last_node_hands_over_to_nobody(
+    given: Given, caplog: pytest.LogCaptureFixture
+) -> None:
+    given.core.left = 1000
+    given.core.members.pop("b")
+    with caplog.at_level(logging.INFO):
+        await given.neighbour.hand_over(60)
+    assert caplog.records[-1].msg == "nobody to hand over to"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`antiphon cluster`, as an operator uses it, before a real cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+from cluster.support.site import Site
+
+
+async def test_status_shows_all_nodes_and_that_nothing_is_wrong(site: Site) -> None:
+    done = await asyncio.to_thread(site["a"].command, "cluster", "status")
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 nodes up" in done.stdout
+    document = json.loads(
+        (await asyncio.to_thread(site["a"].command, "cluster", "status", "--json")).stdout
+    )
+    assert sorted(document["nodes"]) == ["a", "b", "c"]
+    assert document["ok"], document["problems"]
+    assert sum(one["shards"]["served"] for one in document["nodes"].values()) == 4096
+
+
+async def test_status_tells_which_node_is_gone(site: Site) -> None:
+    site["c"].kill()
+    await asyncio.to_thread(site.wait_settled, members=["a", "b"])
+    done = await asyncio.to_thread(site["c"].command, "cluster", "status", "--json")
+    assert done.returncode in (0, 1)
+    document = json.loads(done.stdout)
+    assert sorted(document["nodes"]) == ["a", "b"]
+
+
+async def test_nodes_and_shards_agree_with_status(site: Site) -> None:
+    listed = json.loads(
+        (await asyncio.to_thread(site["b"].command, "cluster", "nodes", "--json")).stdout
+    )
+    assert [(one["id"], one["state"]) for one in listed] == [("a", "up"), ("b", "up"), ("c", "up")]
+    shards = await asyncio.to_thread(site["b"].command, "cluster", "shards", "--json")
+    assert shards.returncode == 0, shards.stderr
+
+
+async def test_a_node_drained_by_command_gives_all_away_and_says_when_it_is_done(
+    site: Site,
+) -> None:
+    begun = time.monotonic()
+    done = await asyncio.to_thread(site["a"].command, "cluster", "drain", "b", timeout_s=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - begun < 30
+    found = await asyncio.to_thread(site.statuses)
+    assert "b" not in found or found["b"].served == 0
+    assert not await asyncio.to_thread(site["b"].is_ready)
+    await asyncio.to_thread(site["b"].stop)
+    await asyncio.to_thread(site.heal)
+
+
+async def test_sessions_of_a_user_on_all_nodes_are_listed_and_ended_from_any(site: Site) -> None:
+    (account,) = await asyncio.to_thread(site.strangers, 1)
+    clients = [await site.online(node, account, f"at-{node.name}") for node in site.up]
+    for node in site.up:
+        done = await asyncio.to_thread(
+            node.command, "command", "user-sessions", account.jid, "--json"
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert all(client.jid in done.stdout for client in clients), done.stdout
+    ended = await asyncio.to_thread(site["b"].command, "command", "end-session", clients[0].jid)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    await clients[0].expect_end()
+    for client in clients[1:]:
+        await client.sync()
+        await client.close()

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes that are not let in: each says why, and the cluster goes on as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from cluster.support import clock
+from cluster.support.authority import ClusterAuthority
+from cluster.support.node import Node
+from cluster.support.site import Site
+from support.antiphon import Table
+
+REFUSED_S = 25.0
+
+
+@pytest.fixture
+def outsider(site: Site) -> Node:
+    """A node that is told something wrong; not started."""
+    pair = site.authority.node("z")
+    return Node("z", site.network.place("z"), site.folder / "z", site.wiring, pair)
+
+
+async def refused(site: Site, node: Node, *words: str, by_peers: tuple[str, ...] = ()) -> None:
+    """Asserts that a node is kept out, and that it says why; with `by_peers` those inside too."""
+    before = {one.name: one.log_size for one in site.nodes.values()}
+    node.spawn()
+    deadline = time.monotonic() + REFUSED_S
+    try:
+        while True:
+            own = node.log_text(tail=50_000).lower()
+            others = "".join(one.log_since(before[one.name]) for one in site.nodes.values()).lower()
+            is_told = any(word in own for word in words)
+            if is_told and (not by_peers or any(word in others for word in by_peers)):
+                break
+            assert not node.is_ready(), "it serves"
+            assert time.monotonic() < deadline, (
+                f"not told why: {words}, by the others {by_peers}:\n{own}\nothers:\n{others[-3000:]}"
+            )
+            await asyncio.sleep(0.3)
+        assert not node.is_ready()
+        members = await asyncio.to_thread(lambda: site.statuses([site["a"]])["a"].members)
+        assert members.get("z") != "up"
+    finally:
+        node.kill()
+        shutil.rmtree(node.folder, ignore_errors=True)
+
+
+async def test_a_certificate_of_another_authority_is_refused(
+    site: Site, outsider: Node, tmp_path: Path
+) -> None:
+    outsider.identity = ClusterAuthority(tmp_path, "somebody else").node("z")
+    await refused(site, outsider, "certificate", by_peers=("certificate", "handshake", "tls"))
+    await asyncio.to_thread(site.wait_settled, members=["a", "b", "c"])
+
+
+async def test_a_certificate_that_names_another_node_is_refused(site: Site, outsider: Node) -> None:
+    outsider.identity = site.authority.node("y", label="z-as-y")
+    await refused(site, outsider, "certificate", "name")
+
+
+async def test_a_node_of_another_cluster_is_refused(site: Site, outsider: Node) -> None:
+    table: Table = {"name": "another"}
+    outsider.extra = {"cluster": table}
+    await refused(site, outsider, "another", by_peers=("another",))
+
+
+async def test_sqlite_beside_etcd_is_refused_by_check_and_at_start(
+    site: Site, outsider: Node
+) -> None:
+    outsider.extra = {"storage": {"backend": "sqlite"}}
+    outsider.write_config()
+    checked = outsider.command("check")
+    assert checked.returncode != 0
+    assert "sqlite" in (checked.stdout + checked.stderr).lower()
+    started = outsider.command("serve", timeout_s=20)
+    assert started.returncode != 0
+    assert "sqlite" in (started.stdout + started.stderr).lower()
+
+
+async def test_a_certificate_that_has_ended_is_refused(site: Site, outsider: Node) -> None:
+    outsider.identity = site.authority.node("z", label="z-old", days=-1)
+    await refused(site, outsider, "expired", "certificate")
+
+
+@pytest.mark.parametrize("ahead_s", [0.9, -0.9])
+async def test_a_clock_that_is_off_is_refused(
+    site: Site, outsider: Node, tmp_path: Path, ahead_s: float
+) -> None:
+    outsider.environment = clock.off_by(ahead_s, tmp_path)
+    await refused(site, outsider, "clock", by_peers=("clock",))
+
+
+async def test_a_clock_that_is_a_little_off_is_let_in(
+    site: Site, outsider: Node, tmp_path: Path
+) -> None:
+    outsider.environment = clock.off_by(0.2, tmp_path)
+    try:
+        await asyncio.to_thread(outsider.start)
+    finally:
+        outsider.stop()
+        shutil.rmtree(outsider.folder, ignore_errors=True)
+    await asyncio.to_thread(site.wait_settled, members=["a", "b", "c"])
+
+
+@pytest.fixture
+def garbage(site: Site) -> Iterator[str]:
+    """Where something listens that is no etcd."""
+    with socket.create_server((site.network.outside, 0)) as server:
+        thread = threading.Thread(target=_rubbish, args=(server,), daemon=True)
+        thread.start()
+        yield "{}:{}".format(*server.getsockname()[:2])
+
+
+def _rubbish(server: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            connection, _ = server.accept()
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnone")
+            connection.close()
+
+
+async def test_an_etcd_that_answers_garbage_is_told_and_nothing_follows_from_it(
+    site: Site, outsider: Node, garbage: str
+) -> None:
+    outsider.extra = {"cluster.etcd": {"endpoints": (garbage,)}}
+    await refused(site, outsider, "etcd")
+
+
+async def test_an_endpoint_that_answers_garbage_among_good_ones_keeps_nobody_out(
+    site: Site, outsider: Node, garbage: str
+) -> None:
+    outsider.extra = {"cluster.etcd": {"endpoints": (garbage, *site.etcd.endpoints)}}
+    try:
+        await asyncio.to_thread(outsider.start)
+    finally:
+        outsider.stop()
+        shutil.rmtree(outsider.folder, ignore_errors=True)
+    await asyncio.to_thread(site.wait_settled, members=["a", "b", "c"])
