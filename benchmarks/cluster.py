@@ -105,6 +105,8 @@ class Run:
     figures: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     asides: list[str] = field(default_factory=list)
+    rates: dict[str, list[float]] = field(default_factory=dict)
+    """Messages a second at saturation, by stand."""
 
     def note(self, row: str, stand: Stand, *values: float) -> None:
         """More figures of a row."""
@@ -153,6 +155,7 @@ class Run:
             "rows": self.rows(),
             "failures": self.failures,
             "asides": self.asides,
+            "rates": self.rates,
         }
         replace(self._named(".json"), json.dumps(document, indent=1) + "\n")
         replace(self._named(".md"), self.text())
@@ -227,6 +230,7 @@ def loads(run: Run, stand: Stand, wanted: set[str]) -> None:
     def messages() -> None:
         result = stand.load("msg", "--users", "200", *each, load=LOAD)
         run.note("msg", stand, _cost(result))
+        run.rates.setdefault(stand.name, []).append(result["rate_per_s"])
         run.asides.append(
             f"{stand.label}: {result['rate_per_s']:,.0f} messages/s at saturation, "
             f"{result.get('lost', 0)} lost"

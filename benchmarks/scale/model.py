@@ -61,18 +61,34 @@ def session_bytes(inputs: Inputs, nodes: int) -> float:
     return (inputs["session_kib"] + away) * KIB
 
 
-def message_us(inputs: Inputs, nodes: int) -> float:
-    """CPU of a message that is kept, over all nodes."""
-    return inputs["message_us"] + hops(nodes) * inputs["hop_us"]
+def hop_us(inputs: Inputs, units_per_s: float) -> float:
+    """CPU of a stanza on a link that carries so many a second, both ends.
+
+    A frame costs the same whether it holds one unit or two hundred, and a link is flushed when it
+    can be, so a quiet link costs a frame for each stanza and a busy one next to nothing.
+    """
+    return inputs["unit_us"] + inputs["frame_us"] / (1.0 + units_per_s * inputs["turn_s"])
 
 
-def session_us_per_s(inputs: Inputs, nodes: int) -> float:
-    """CPU that a session uses in each second of the busy hour, microseconds."""
-    relay = hops(nodes) * inputs["hop_us"]
-    messages = inputs["messages_per_s"]
-    kept = messages * message_us(inputs, nodes)
-    small = messages * inputs["small_stanzas"] * (inputs["stanza_us"] + relay)
+def relay_units_per_s(inputs: Inputs, sessions: int, nodes: int) -> float:
+    """Stanzas that all nodes together send to each other, in the busy hour."""
+    stanzas = inputs["messages_per_s"] * (1 + inputs["small_stanzas"]) * hops(nodes)
     # Presence goes from the home, to the contact's home, to his socket: the first hop is shared.
+    deliveries = inputs["presence_per_h"] / HOUR_S * inputs["contacts_online"]
+    return sessions * (stanzas + deliveries * hops(nodes) * (HOPS - 1) / HOPS)
+
+
+def session_us_per_s(inputs: Inputs, sessions: int, nodes: int) -> float:
+    """CPU that each of these sessions uses in each second of the busy hour, microseconds."""
+    if nodes > 1:
+        units = relay_units_per_s(inputs, sessions, nodes)
+        hop = hop_us(inputs, units / (nodes * (nodes - 1)))
+    else:
+        hop = 0.0
+    relay = hops(nodes) * hop
+    messages = inputs["messages_per_s"]
+    kept = messages * (inputs["message_us"] + relay)
+    small = messages * inputs["small_stanzas"] * (inputs["stanza_us"] + relay)
     deliveries = inputs["presence_per_h"] / HOUR_S * inputs["contacts_online"]
     presence = deliveries * (inputs["presence_us"] + relay * (HOPS - 1) / HOPS)
     logins = inputs["logins_per_h"] / HOUR_S * (inputs["login_us"] + inputs["announce_us"])
@@ -81,22 +97,19 @@ def session_us_per_s(inputs: Inputs, nodes: int) -> float:
 
 def relay_bytes_per_s(inputs: Inputs, sessions: int, nodes: int) -> float:
     """What all nodes together send to each other, in the busy hour."""
-    stanzas = inputs["messages_per_s"] * (1 + inputs["small_stanzas"]) * hops(nodes)
-    deliveries = inputs["presence_per_h"] / HOUR_S * inputs["contacts_online"]
-    presence = deliveries * hops(nodes) * (HOPS - 1) / HOPS
-    return sessions * (stanzas + presence) * inputs["hop_bytes"]
+    return relay_units_per_s(inputs, sessions, nodes) * inputs["hop_bytes"]
 
 
 def link_processors(inputs: Inputs, nodes: int) -> float:
-    """What a node spends on pings: its own and its answers."""
-    return 2 * (nodes - 1) / inputs["ping_s"] * inputs["ping_us"] / 1e6
+    """What a node spends on links that have nothing to carry: its own pings and its answers."""
+    return (nodes - 1) * inputs["pair_us"] / 2 / 1e6
 
 
 def _needs(inputs: Inputs, sessions: int, nodes: int) -> dict[str, float]:
     """How many nodes each resource asks for, were there this many."""
     memory = sessions * session_bytes(inputs, nodes)
     free = inputs["memory_gib"] * GIB * inputs["memory_share"] - inputs["process_mib"] * 1e6
-    cpu = sessions * session_us_per_s(inputs, nodes) / 1e6
+    cpu = sessions * session_us_per_s(inputs, sessions, nodes) / 1e6
     processors = inputs["processors"] * inputs["cpu_share"] - link_processors(inputs, nodes)
     wire = inputs["network_gbit"] * 1e9 / 8 * 0.5
     return {
@@ -129,7 +142,7 @@ def size(inputs: Inputs, sessions: int) -> Sizing:
 
 def _sized(inputs: Inputs, sessions: int, nodes: int, bound_by: str) -> Sizing:
     each = sessions / nodes
-    busy = each * session_us_per_s(inputs, nodes) / 1e6 + link_processors(inputs, nodes)
+    busy = each * session_us_per_s(inputs, sessions, nodes) / 1e6 + link_processors(inputs, nodes)
     left = nodes - 1
     # Half of what is idle, so that those who are in do not notice.
     spare = max(0.0, inputs["processors"] - busy * nodes / left) / 2

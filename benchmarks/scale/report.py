@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from scale.inputs import Inputs, InputsError
-from scale.model import GIB, KIB, MIB, Sizing, hops
+from scale.model import GIB, KIB, MIB, Sizing, hop_us, hops
 
 TOLERANCE = 0.35
 """A model of a few lines; the busy two processors of a test machine are no node either."""
@@ -105,19 +105,21 @@ def checks(inputs: Inputs, path: Path, nodes: int = 3) -> list[Check]:
     Its one node is taken as measured; what three cost more is predicted. Raises InputsError.
     """
     try:
-        run = {row["row"]: row for row in json.loads(path.read_text())["rows"]}
+        document = json.loads(path.read_text())
+        run = {row["row"]: row for row in document["rows"]}
+        rate = median(document.get("rates", {}).get("three") or [0.0])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputsError(f"{path.name}: {error}") from error
     found = []
+    links = nodes * (nodes - 1)
     if row := _whole(run, "msg"):
-        # Pairs stand on two nodes: both ends are never the same, homes are anywhere.
-        predicted = row[0] + hops(nodes) * inputs["hop_us"]
+        predicted = row[0] + hops(nodes) * hop_us(inputs, rate * hops(nodes) / links)
         found.append(Check("CPU of a message on three nodes, µs", predicted, row[1]))
     if row := _whole(run, "idle"):
         predicted = row[0] + inputs["registry_kib"]
         found.append(Check("memory of an idle session on three nodes, KiB", predicted, row[1]))
     if row := _whole(run, "login"):
-        predicted = row[0] + inputs["announce_us"] + hops(nodes) * inputs["hop_us"]
+        predicted = row[0] + inputs["announce_us"] + hops(nodes) * inputs["unit_us"]
         found.append(Check("CPU of a login on three nodes, µs", predicted, row[1]))
     if "kill" in run and run["kill"]["three"]:
         found.append(

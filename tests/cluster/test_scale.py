@@ -17,7 +17,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 # The harness is no package of the tests: the way into its folder has to be made first.
 from scale.inputs import InputsError, measured, read
-from scale.model import hops, size
+from scale.model import hop_us, hops, size
 from scale.report import checks
 
 SIZES = (1_000_000, 10_000_000, 100_000_000)
@@ -34,6 +34,13 @@ def test_one_node_has_no_hops_and_many_have_nearly_three() -> None:
     assert hops(1) == 0
     assert hops(3) == pytest.approx(2.0)
     assert 2.9 < hops(100) < 3.0
+
+
+def test_a_busy_link_costs_less_for_each_stanza_than_a_quiet_one() -> None:
+    inputs = read()
+    quiet, busy = hop_us(inputs, 1.0), hop_us(inputs, 100_000.0)
+    assert quiet > 100
+    assert busy < 5
 
 
 def test_a_larger_crowd_needs_more_of_everything_and_none_is_too_large() -> None:
@@ -72,15 +79,16 @@ def test_a_lost_node_is_absorbed_sooner_by_more() -> None:
 
 def test_links_that_cost_more_than_a_node_has_are_an_error() -> None:
     with pytest.raises(ValueError, match="links"):
-        size(read().with_(ping_us=100_000.0), 100_000_000)
+        size(read().with_(pair_us=1e6), 100_000_000)
 
 
 def test_a_run_is_compared_with_the_model(tmp_path: Path) -> None:
     inputs = read()
     path = tmp_path / "run.json"
-    near = {"row": "msg", "one": [4.0], "three": [4.0 + hops(3) * inputs["hop_us"]]}
+    rate = 12_000.0
+    near = {"row": "msg", "one": [4.0], "three": [4.0 + hops(3) * hop_us(inputs, rate / 3)]}
     far = {"row": "idle", "one": [4.0], "three": [14.0]}
-    path.write_text(json.dumps({"rows": [near, far]}))
+    path.write_text(json.dumps({"rows": [near, far], "rates": {"three": [rate]}}))
     assert [one.is_near for one in checks(inputs, path)] == [True, False]
     path.write_text(json.dumps({"rows": []}))
     with pytest.raises(InputsError):
