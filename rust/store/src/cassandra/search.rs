@@ -55,9 +55,8 @@ pub(super) async fn find(
             rest.after = first - 1;
         }
     }
-    if newest.is_none() {
-        rest.before = rest.after;
-    }
+    // Rows that are made from now on have messages of the tail.
+    rest.before = newest.map_or(rest.after, |(first, _)| rest.before.min(first + 1));
     let mut segments = Segments::new(reader, &plan, is_from_end, rest);
     // A word that is everywhere is in the first ones.
     let mut wave = FIRST_WAVE;

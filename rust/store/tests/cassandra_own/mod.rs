@@ -231,10 +231,12 @@ fn a_search_reads_the_segments_that_may_have_an_answer() {
         let last = vec![COUNT - 3, COUNT - 2, COUNT - 1];
         assert_eq!(search("common", None, true, 3), (last, false));
     };
-    check();
     let segments = || rows(&keyspace, "SELECT first_id FROM KS.fts_seg");
-    // Of 64 messages each.
-    eventually("segments", || segments() == 17);
+    // Of 64 messages each. No message is found twice while they are made.
+    eventually("segments", || {
+        check();
+        segments() == 17
+    });
     check();
     let cut = ArchiveFilter {
         text: Some("unicorn".into()),
