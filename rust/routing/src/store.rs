@@ -462,6 +462,19 @@ pub trait Store: Send + Sync + 'static {
     fn map_get(&self, owner: &Jid, kind: MapKind, key: &str) -> StoreFuture<Option<Box<[u8]>>>;
     /// Keys of the generic map with this prefix, sorted, at most [`PAGE_MAX`].
     fn map_keys(&self, owner: &Jid, kind: MapKind, prefix: &str) -> StoreFuture<Vec<String>>;
+    /// Puts a value of a domain's map where there is none yet: of several processes that do so at
+    /// once all read the same afterwards. `None`: one process has this store, and
+    /// [`Write::MapPut`] does it.
+    fn map_claim(
+        &self,
+        domain: &Jid,
+        kind: MapKind,
+        key: &str,
+        value: Box<[u8]>,
+    ) -> Option<StoreFuture<()>> {
+        let _ = (domain, kind, key, value);
+        None
+    }
     /// A page of an archive: at most `limit` (1..=[`PAGE_MAX`]) of what the filter finds, from the
     /// old end or the new.
     fn archive_page(

@@ -91,6 +91,7 @@ class Site:
         done = first.command("migrate", timeout_s=120)
         if done.returncode != 0:
             raise ServerFailed(f"migrate failed: {done.stdout}{done.stderr}")
+        first.start()
         self.heal()
 
     def heal(self) -> None:
@@ -195,6 +196,9 @@ def _unrest(found: Mapping[str, status.Status], names: set[str]) -> str:
         odd = {member: state for member, state in one.members.items() if state != "up"}
         if odd:
             return f"{name} sees {odd}"
+        without = [member for member in one.members if not one.by_node.get(member)]
+        if without:
+            return f"{name}: no shards for {without}"
         if not one.is_at_rest:
             return f"{name}: {one.coming} shards are coming, {one.going} are going"
     if len({one.epoch for one in found.values()}) > 1:

@@ -245,7 +245,7 @@ impl Node {
         let key = self.live.load().policy.archive_key;
         let now_ms = self.now();
         for found in sessions {
-            let Some(session) = self.sessions.get(found.session) else {
+            let Some(session) = self.session(found.session) else {
                 continue;
             };
             let results = Results {

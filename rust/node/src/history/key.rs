@@ -67,7 +67,11 @@ pub(crate) async fn archive_key(store: &Arc<dyn Store>, live: &Live) -> Result<u
     let Some(first) = domains.first() else {
         return Ok(key);
     };
-    write(store, first, key).await?;
-    // Another node may have made one at the same time: the last one written is everybody's.
+    let value = key.to_be_bytes().into();
+    match store.map_claim(first, MapKind::Feature, KEY, value) {
+        Some(claiming) => claiming.await.map_err(|error| failed(&error))?,
+        None => write(store, first, key).await?,
+    }
+    // Another node may have made one at the same time: there is one that counts.
     Ok(read(store, first).await?.unwrap_or(key))
 }

@@ -96,7 +96,7 @@ impl Node {
     }
 
     fn asker(&self, session: SessionId) -> Result<Arc<Session>, StanzaError> {
-        let session = self.sessions.get(session);
+        let session = self.session(session);
         session.ok_or_else(|| StanzaCondition::ItemNotFound.into())
     }
 

@@ -22,6 +22,7 @@ mod connect;
 mod edit;
 mod engine;
 mod error;
+mod gate;
 mod group;
 mod health;
 mod inbox;
@@ -39,9 +40,11 @@ mod search;
 mod segments;
 mod servers;
 mod statements;
+mod taken;
 mod tell;
 
 pub use error::OpenError as CassandraOpenError;
+pub use gate::{Gate, Leave};
 pub use health::{Event as CassandraEvent, Watcher};
 pub use schema::{MIGRATIONS, Migration, SCOPE, VERSION_TABLE};
 
@@ -69,6 +72,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use taken::Former;
 use tell::Message;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
@@ -262,6 +266,32 @@ impl Cassandra {
         })
     }
 
+    /// Has every write ask, behind its timestamps and before it is sent, whether its owner is still
+    /// this process's. The first gate stays; without one all are.
+    ///
+    /// A write that waits longer than its time, or is refused, fails with
+    /// [`StoreError::Busy`](antiphon_routing::store::StoreError::Busy), and what is in memory of an
+    /// owner that is another's is forgotten. Changes of accounts, and of domains, do not ask.
+    pub fn set_gate(&self, gate: Gate) {
+        self.engine.servers.gate.set(gate);
+    }
+
+    fn record(&self, jid: &Jid, former: Former) -> StoreFuture<Option<UserRecord>> {
+        let account = jid.clone();
+        self.engine.read(jid, async move |engine, deadline| {
+            let changes = engine.owners.changes();
+            let mut found = query::user(&engine.servers, deadline, &account).await?;
+            if let Some(record) = &mut found {
+                engine.owners.read(account.bare_str(), changes);
+                let (archive, orphans) =
+                    engine.take_up(deadline, account.bare_str(), former).await?;
+                record.archive = archive;
+                record.offline = record.offline.saturating_sub(orphans);
+            }
+            Ok(found)
+        })
+    }
+
     /// What happened since the start.
     #[must_use]
     pub fn stats(&self) -> CassandraStats {
@@ -288,16 +318,15 @@ impl Store for Cassandra {
     }
 
     fn user(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
-        let account = jid.clone();
-        self.engine.read(jid, async move |engine, deadline| {
-            let changes = engine.owners.changes();
-            let mut found = query::user(&engine.servers, deadline, &account).await?;
-            if let Some(record) = &mut found {
-                engine.owners.read(account.bare_str(), changes);
-                record.archive = engine.take_up(deadline, account.bare_str()).await?;
-            }
-            Ok(found)
-        })
+        self.record(jid, Former::Ended)
+    }
+
+    fn user_of_dead(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
+        self.record(jid, Former::Unknown)
+    }
+
+    fn take_up(&self, jid: &Jid, epoch: u64, from: ArchiveId) -> StoreFuture<Option<UserRecord>> {
+        self.record(jid, Former::Died { epoch, from })
     }
 
     fn credentials(&self, jid: &Jid) -> StoreFuture<Option<Credentials>> {
@@ -339,6 +368,21 @@ impl Store for Cassandra {
         self.engine.read(owner, async move |engine, deadline| {
             query::map_get(&engine.servers, deadline, account.bare_str(), kind, &key).await
         })
+    }
+
+    fn map_claim(
+        &self,
+        domain: &Jid,
+        kind: MapKind,
+        key: &str,
+        value: Box<[u8]>,
+    ) -> Option<StoreFuture<()>> {
+        let (domain, key) = (domain.clone(), key.to_owned());
+        let claiming = self.engine.read(&domain.clone(), async move |engine, deadline| {
+            let owner = domain.bare_str();
+            query::map_claim(&engine.servers, deadline, (owner, kind, &key), &value).await
+        });
+        Some(claiming)
     }
 
     fn map_keys(&self, owner: &Jid, kind: MapKind, prefix: &str) -> StoreFuture<Vec<String>> {

@@ -5,7 +5,7 @@ use super::engine::Engine;
 use super::error::Failure;
 use super::plan::{kind, subscription};
 use super::purge;
-use super::servers::Servers;
+use super::servers::{ConditionAttempts, Servers};
 use super::{BUCKETS, from_cql, kind_number, to_cql};
 use antiphon_routing::archive::ArchiveId;
 use antiphon_routing::store::{
@@ -264,6 +264,24 @@ pub(super) async fn map_get(
         .await?;
     let row: Option<(Option<&[u8]>,)> = rows.maybe_first_row().map_err(Failure::answer)?;
     Ok(row.and_then(|row| row.0).map(Box::from))
+}
+
+/// See [`antiphon_routing::store::Store::map_claim`].
+pub(super) async fn map_claim(
+    servers: &Servers,
+    deadline: Instant,
+    (owner, kind, key): (&str, MapKind, &str),
+    value: &[u8],
+) -> Result<(), Failure> {
+    let mut attempts = ConditionAttempts::new(deadline);
+    let values = (owner, kind_number(kind), key, value);
+    // Applied, or there is one; else it is not known, and either is told by another attempt.
+    while servers
+        .condition(&mut attempts, &servers.statements.map_claim, values)
+        .await?
+        .is_none()
+    {}
+    Ok(())
 }
 
 /// See [`antiphon_routing::store::Store::map_keys`].

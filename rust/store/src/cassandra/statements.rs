@@ -131,6 +131,8 @@ statements! {
     offline_first_ids: Read = "SELECT id FROM offline WHERE owner = ? LIMIT ?";
     offline_delete: Write =
         "DELETE FROM offline USING TIMESTAMP ? WHERE owner = ? AND id = ?";
+    offline_bury: Write =
+        "DELETE FROM offline USING TIMESTAMP ? WHERE owner = ? AND id > ? AND id <= ?";
     offline_delete_upto: Write =
         "DELETE FROM offline USING TIMESTAMP ? WHERE owner = ? AND id <= ?";
 
@@ -140,6 +142,8 @@ statements! {
         "DELETE FROM entity_map USING TIMESTAMP ? WHERE owner = ? AND kind = ? AND key = ?";
     map_get: Read =
         "SELECT value FROM entity_map WHERE owner = ? AND kind = ? AND key = ?";
+    map_claim: Condition =
+        "INSERT INTO entity_map (owner, kind, key, value) VALUES (?, ?, ?, ?) IF NOT EXISTS";
     map_keys: Read = "SELECT key FROM entity_map WHERE owner = ? AND kind = ? AND key >= ?";
 
     /// The last value is the time to live, seconds; 0: for ever.
@@ -166,6 +170,12 @@ statements! {
     archive_heads_down: Read =
         "SELECT id, peer, flags, uid, dup FROM archive \
          WHERE owner = ? AND bucket = ? AND id > ? AND id < ? LIMIT ?";
+    /// Of a month.
+    archive_newest: Read =
+        "SELECT id, WRITETIME(flags) FROM archive WHERE owner = ? AND bucket = ? LIMIT 1";
+    archive_bury: Write =
+        "DELETE FROM archive USING TIMESTAMP ? \
+         WHERE owner = ? AND bucket = ? AND id > ? AND id <= ?";
     archive_at: Read =
         "SELECT id, peer, flags, stanza FROM archive \
          WHERE owner = ? AND bucket = ? AND id IN ?";
@@ -178,6 +188,9 @@ statements! {
          VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?";
     peer_edit: Write =
         "UPDATE archive_peer USING TIMESTAMP ? AND TTL ? SET flags = ? \
+         WHERE owner = ? AND bucket = ? AND peer = ? AND id = ?";
+    peer_delete: Write =
+        "DELETE FROM archive_peer USING TIMESTAMP ? \
          WHERE owner = ? AND bucket = ? AND peer = ? AND id = ?";
     peer_delete_below: Write =
         "DELETE FROM archive_peer USING TIMESTAMP ? \
@@ -193,19 +206,28 @@ statements! {
          WHERE owner = ? AND bucket = ? AND peer = ? AND id > ? AND id < ? LIMIT ?";
     peer_ids: Read =
         "SELECT id, flags FROM archive_peer WHERE owner = ? AND bucket = ? AND peer = ?";
+    month_peers: Read = "SELECT peer, id FROM archive_peer WHERE owner = ? AND bucket = ?";
     month_ids: Read = "SELECT id, flags FROM archive_peer WHERE owner = ? AND bucket = ?";
 
     bucket_put: Write =
         "INSERT INTO archive_bucket (owner, bucket) VALUES (?, ?) USING TIMESTAMP ? AND TTL ?";
     bucket_delete: Write =
         "DELETE FROM archive_bucket USING TIMESTAMP ? WHERE owner = ? AND bucket = ?";
+    buckets_bury: Write =
+        "DELETE FROM archive_bucket USING TIMESTAMP ? \
+         WHERE owner = ? AND bucket > ? AND bucket < ?";
     buckets_drop: Write = "DELETE FROM archive_bucket USING TIMESTAMP ? WHERE owner = ?";
     buckets: Read = "SELECT bucket FROM archive_bucket WHERE owner = ?";
 
     inbox_all: Read =
         "SELECT peer, last_id, unread, read_id, box, muted_until_ms, counted_upto, kept_id, \
          flushed_upto, unsealed, sealed_upto, prefs, run, \
-         WRITETIME(last_id), WRITETIME(flushed_upto) FROM inbox WHERE owner = ?";
+         WRITETIME(last_id), WRITETIME(flushed_upto), dead FROM inbox WHERE owner = ?";
+    inbox_taken: Read =
+        "SELECT taken_epoch, dead, flushed_upto, WRITETIME(flushed_upto), WRITETIME(dead) FROM inbox \
+         WHERE owner = ? LIMIT 1";
+    inbox_dead_put: Write = "UPDATE inbox USING TIMESTAMP ? SET dead = ? WHERE owner = ?";
+    inbox_taken_put: Write = "UPDATE inbox USING TIMESTAMP ? SET taken_epoch = ? WHERE owner = ?";
     inbox_kept: Read = "SELECT peer, kept_id, kept FROM inbox WHERE owner = ? AND peer = ?";
     inbox_kept_all: Read = "SELECT peer, kept_id, kept FROM inbox WHERE owner = ?";
     inbox_put: Write =
