@@ -6,6 +6,7 @@
 
 use super::engine::Engine;
 use super::error::Failure;
+use super::gate::Pass;
 use super::owners::Known;
 use super::purge;
 use super::query::{self, Account};
@@ -209,7 +210,7 @@ impl Change<'_> {
         ];
         let rows =
             at.map(|statement| Row::new(statement, (self.now(), self.owner()), self.owner().len()));
-        self.servers.write(self.deadline, &rows).await
+        self.servers.write(self.deadline, Pass::Free, &rows).await
     }
 
     fn now(&self) -> i64 {
@@ -245,7 +246,7 @@ impl Change<'_> {
         values: impl scylla::serialize::row::SerializeRow + Send + Sync,
     ) -> Result<(), Failure> {
         let row = Row::new(statement, values, 0);
-        self.servers.write(self.deadline, &[row]).await
+        self.servers.write(self.deadline, Pass::Free, &[row]).await
     }
 }
 

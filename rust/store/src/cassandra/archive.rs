@@ -8,10 +8,12 @@ use super::archives::{Archives, Found, Slot, State, bucket_of, flags_column};
 use super::commit::Outcome;
 use super::engine::Engine;
 use super::error::Failure;
+use super::gate::{Leave, NEVER, Pass};
 use super::inbox::flush;
 use super::owners::Known;
 use super::queue::{Accepted, GROUP_BYTES, GROUP_WRITES};
 use super::servers::Row;
+use super::taken::{self, Former};
 use super::{plan, to_cql};
 use antiphon_routing::archive::{ArchiveRecord, ArchiveState};
 use antiphon_routing::store::{StoreError, Write};
@@ -49,6 +51,7 @@ pub(super) struct Turn<'a> {
     pub(super) engine: &'a Engine,
     pub(super) deadline: Instant,
     pub(super) owner: &'a str,
+    pub(super) pass: Pass<'a>,
     pub(super) slot: &'a Slot,
     pub(super) state: &'a mut State,
     pending: Vec<Pending<'a>>,
@@ -71,7 +74,7 @@ impl Engine {
         state: &'s mut Option<State>,
     ) -> Result<&'s mut State, Failure> {
         if state.is_none() {
-            let loaded = self.archives.load(&self.servers, deadline, owner).await?;
+            let loaded = self.load(deadline, owner, false).await?;
             let slot = self.archives.slot(owner);
             self.note(&slot, &loaded);
             return Ok(state.insert(loaded));
@@ -79,8 +82,24 @@ impl Engine {
         Ok(state.get_or_insert_default())
     }
 
+    /// The same, as it is stored, and since when: asked before, so that what is read is not older.
+    async fn load(
+        &self,
+        deadline: Instant,
+        owner: &str,
+        is_of_dead: bool,
+    ) -> Result<State, Failure> {
+        let time = self.servers.gate.time(owner).unwrap_or(NEVER);
+        let load = self
+            .archives
+            .load(&self.servers, deadline, owner, is_of_dead);
+        let mut state = load.await?;
+        state.time = time;
+        Ok(state)
+    }
+
     /// What the entity must know of its archive, as it is stored: another process may have written
-    /// there since this one did.
+    /// there since this one did. And how many offline messages went with what is dead.
     ///
     /// # Errors
     /// The servers are away.
@@ -88,17 +107,27 @@ impl Engine {
         &self,
         deadline: Instant,
         owner: &str,
-    ) -> Result<ArchiveState, Failure> {
+        from: Former,
+    ) -> Result<(ArchiveState, u64), Failure> {
         let slot = self.archives.slot(owner);
         let mut guard = slot.state.lock().await;
         if let Some(state) = guard.as_mut()
             && slot.behind_ms.load(Ordering::Acquire) != 0
+            && self.servers.gate.leave(state.pass(owner)) != Leave::No
         {
             flush(&self.servers, deadline, owner, state).await?;
         }
         slot.forget();
         *guard = None;
-        self.loaded(deadline, owner, &mut guard).await?.archive()
+        let orphans = match from {
+            Former::Died { epoch, from } => {
+                taken::bury(self, deadline, owner, (epoch, from)).await?
+            }
+            Former::Ended | Former::Unknown => 0,
+        };
+        let loaded = self.load(deadline, owner, from != Former::Ended).await?;
+        self.note(&slot, &loaded);
+        Ok((guard.insert(loaded).archive()?, orphans))
     }
 
     /// What the keeper must know.
@@ -122,6 +151,7 @@ impl Engine {
         // Never empty.
         let deadline = writes[0].since + self.write_wait;
         let jid = writes[0].write.owner();
+        let pass = writes[0].pass();
         let begin = outcomes.len();
         let exists = plan::exists(&self.servers, deadline, known, jid).await;
         let refusal = match exists {
@@ -136,6 +166,12 @@ impl Engine {
         outcomes.resize(begin + writes.len(), Ok(()));
         let slot = self.archives.slot(jid.bare_str());
         let mut guard = slot.state.lock().await;
+        let is_of_then = |state: &State| matches!(pass, Pass::Of(_, time) if state.time != time);
+        if guard.as_ref().is_some_and(is_of_then) {
+            // Others may have written meanwhile.
+            slot.forget();
+            *guard = None;
+        }
         let state = match self.loaded(deadline, jid.bare_str(), &mut guard).await {
             Ok(state) => state,
             Err(failure) => {
@@ -148,6 +184,7 @@ impl Engine {
             engine: self,
             deadline,
             owner: jid.bare_str(),
+            pass,
             slot: &slot,
             state,
             pending: Vec::with_capacity(writes.len()),
@@ -207,7 +244,9 @@ impl<'a> Turn<'a> {
                 let prefs = crate::sqlite::archive::prefs_column(prefs);
                 let values = (self.now(), prefs.as_str(), self.owner);
                 let row = Row::new(&self.servers().statements.inbox_prefs, values, prefs.len());
-                self.servers().write(self.deadline, &[row]).await?;
+                self.servers()
+                    .write(self.deadline, self.pass, &[row])
+                    .await?;
                 self.state.set_prefs(prefs);
                 Ok(())
             }
@@ -329,7 +368,7 @@ impl<'a> Turn<'a> {
         while begin < pending.len() {
             let end = begin + fitting(&pending[begin..], most);
             let batch = &rows[2 * begin..2 * end];
-            match self.servers().write(self.deadline, batch).await {
+            match self.servers().write(self.deadline, self.pass, batch).await {
                 Ok(()) => {
                     self.engine.counters.batches.fetch_add(1, Ordering::Relaxed);
                     self.written(&pending[begin..end]);
@@ -367,11 +406,11 @@ impl<'a> Turn<'a> {
         let prelude = self
             .state
             .prelude(servers, self.archives(), self.owner, &buckets);
-        servers.write(self.deadline, &prelude).await?;
+        servers.write(self.deadline, self.pass, &prelude).await?;
         self.state.is_marked = true;
         self.state.buckets.extend(buckets);
         self.state.buckets.sort_unstable();
-        servers.write(self.deadline, offline).await
+        servers.write(self.deadline, self.pass, offline).await
     }
 
     fn written(&mut self, batch: &[Pending<'_>]) {
@@ -416,7 +455,8 @@ fn fitting(pending: &[Pending<'_>], most: usize) -> usize {
     count.max(1)
 }
 
-/// Writes the rows of an owner's inbox that are behind, when nobody else does.
+/// Writes the rows of an owner's inbox that are behind, when nobody else does. What is another's by
+/// now is forgotten: whoever has it counts again.
 ///
 /// # Errors
 /// The servers are away.
@@ -427,10 +467,21 @@ pub(super) async fn flush_behind(
     slot: &Slot,
 ) -> Result<(), Failure> {
     let mut guard = slot.state.lock().await;
-    if let Some(state) = guard.as_mut()
-        && slot.behind_ms.load(Ordering::Acquire) != 0
-    {
-        flush(&engine.servers, deadline, owner, state).await?;
+    let Some(state) = guard.as_mut() else {
+        slot.behind_ms.store(0, Ordering::Release);
+        return Ok(());
+    };
+    match engine.servers.gate.leave(state.pass(owner)) {
+        Leave::Yes(_) if slot.behind_ms.load(Ordering::Acquire) != 0 => {
+            flush(&engine.servers, deadline, owner, state).await?;
+        }
+        Leave::Yes(_) => {}
+        Leave::Wait(_) => return Err(Failure::Away),
+        Leave::No => {
+            slot.forget();
+            slot.grown.store(0, Ordering::Relaxed);
+            *guard = None;
+        }
     }
     slot.behind_ms.store(0, Ordering::Release);
     Ok(())

@@ -7,9 +7,11 @@
 //! above that is counted again when the owner is taken up, so the death of a process loses nothing.
 
 use super::error::Failure;
+use super::gate::Pass;
 use super::inbox::Entry;
 use super::packs::Packs;
 use super::servers::{Row, Servers};
+use super::taken::{Dead, dead_value};
 use super::{from_cql, to_cql};
 use antiphon_routing::archive::{
     ArchiveId, ArchiveState, BOX_ARCHIVE, Flags, InboxEffect, RECENT_MAX, Recent, id_hash,
@@ -72,8 +74,12 @@ pub(super) struct State {
     pub(super) buckets: Vec<i32>,
     /// The row of this process is in place.
     pub(super) is_marked: bool,
+    /// In which time of the owner it was read.
+    pub(super) time: u64,
     /// No id above it was given.
     pub(super) newest: u64,
+    /// Ascending.
+    pub(super) dead: Vec<Dead>,
     /// The newest messages, id and uid; every one above `ring_floor` is among them.
     ring: VecDeque<(u64, u64)>,
     ring_floor: u64,
@@ -233,6 +239,7 @@ impl Archives {
         servers: &Servers,
         deadline: Instant,
         owner: &str,
+        is_of_dead: bool,
     ) -> Result<State, Failure> {
         let mut state = State::default();
         let mut run = None;
@@ -250,6 +257,11 @@ impl Archives {
                     state.prefs = row.11.map(str::to_owned);
                 }
                 run = row.12;
+                if state.dead.is_empty()
+                    && let Some(dead) = &row.15
+                {
+                    state.dead = dead_value(dead);
+                }
                 if let Some(peer) = row.0 {
                     let is_told = row.1.is_some();
                     if is_told {
@@ -268,10 +280,16 @@ impl Archives {
         if !state.buckets.is_empty() {
             state.replay(servers, deadline, owner, flushed).await?;
         }
-        if let Some(run) = run
-            && !self.has_closed(servers, deadline, run).await?
-        {
+        let is_remembered = match run {
+            _ if is_of_dead => true,
+            Some(run) => !self.has_closed(servers, deadline, run).await?,
+            None => false,
+        };
+        if is_remembered {
             state.remember(servers, deadline, owner).await?;
+        }
+        if let Some((_, upto)) = state.dead.last() {
+            state.newest = state.newest.max(*upto);
         }
         Ok(state)
     }
@@ -294,6 +312,7 @@ pub(super) type InboxRow<'a> = (
     Option<Uuid>,
     Option<i64>,
     Option<i64>,
+    Option<Vec<i64>>,
 );
 
 /// The months of an archive, ascending.
@@ -331,6 +350,11 @@ impl State {
             recent: self.recent.clone(),
             filed,
         })
+    }
+
+    /// What its rows are written with.
+    pub(super) fn pass<'a>(&self, owner: &'a str) -> Pass<'a> {
+        Pass::Of(owner, self.time)
     }
 
     pub(super) fn set_prefs(&mut self, prefs: String) {

@@ -4,6 +4,7 @@ use super::account;
 use super::archive::is_archive;
 use super::engine::Engine;
 use super::error::Failure;
+use super::gate::Pass;
 use super::owners::Known;
 use super::plan::{self, Planner};
 use super::queue::{Accepted, GROUP_BYTES, GROUP_WRITES};
@@ -11,6 +12,7 @@ use super::servers::Row;
 use antiphon_routing::store::{StoreError, Write};
 use antiphon_xmpp::Jid;
 use std::sync::atomic::Ordering;
+use tokio::time::Instant;
 
 /// What became of a write.
 pub(super) type Outcome = Result<(), StoreError>;
@@ -28,6 +30,9 @@ impl Engine {
         let mut outcomes = Vec::with_capacity(writes.len());
         while outcomes.len() < writes.len() {
             let rest = &writes[outcomes.len()..];
+            let time = rest[0].time;
+            let same = rest.iter().take_while(|q| q.time == time).count();
+            let rest = &rest[..same];
             let archived = rest.iter().take_while(|q| is_archive(&q.write)).count();
             if archived > 0 {
                 self.commit_archive(&rest[..archived], &mut known, &mut outcomes)
@@ -96,14 +101,15 @@ impl Engine {
                 Err(refusal) => Err(refusal),
             });
         }
-        self.write_planned(deadline, &rows, &planned, outcomes)
+        let pass = writes[0].pass();
+        self.write_planned((deadline, pass), &rows, &planned, outcomes)
             .await;
     }
 
     /// Writes the rows in batches that end where a write ends.
     async fn write_planned(
         &self,
-        deadline: tokio::time::Instant,
+        (deadline, pass): (Instant, Pass<'_>),
         rows: &[Row<'_>],
         planned: &[Planned],
         outcomes: &mut [Outcome],
@@ -114,7 +120,7 @@ impl Engine {
             let count = fitting(rows, rest, most);
             let (batch, later) = rest.split_at(count);
             let range = batch[0].rows.start..batch[count - 1].rows.end;
-            match self.servers.write(deadline, &rows[range]).await {
+            match self.servers.write(deadline, pass, &rows[range]).await {
                 Ok(()) => {
                     self.counters.batches.fetch_add(1, Ordering::Relaxed);
                     rest = later;

@@ -7,6 +7,7 @@ use super::error::Failure;
 use super::inbox::keep_row;
 use super::reader::{packed, unpacked};
 use super::servers::Row;
+use super::taken::is_dead;
 use super::{from_cql, to_cql};
 use crate::stanza::{corrected, tombstone};
 use antiphon_routing::archive::{Edit, Flags, Reference, id_hash};
@@ -95,7 +96,7 @@ impl Turn<'_> {
         entry.kept_id = 0;
         let servers = &self.engine.servers;
         let row = keep_row(servers, self.owner, (peer, 0), EMPTY);
-        servers.write(self.deadline, &[row]).await
+        servers.write(self.deadline, self.pass, &[row]).await
     }
 
     /// A message of this archive.
@@ -160,7 +161,7 @@ impl Turn<'_> {
                 peer.len(),
             ),
         ];
-        servers.write(self.deadline, &rows).await
+        servers.write(self.deadline, self.pass, &rows).await
     }
 
     /// The corrections of a message that are not retracted, the newest first; and whether nothing
@@ -216,12 +217,15 @@ impl Turn<'_> {
                 let rows = rows.rows::<(i64, Option<i16>, Option<i64>)>();
                 for row in rows.map_err(Failure::answer)? {
                     let (id, flags, mid) = row.map_err(Failure::answer)?;
+                    left -= 1;
+                    if is_dead(&self.state.dead, from_cql(id)) {
+                        continue;
+                    }
                     take(
                         from_cql(id),
                         read_flags(flags).0,
                         mid.map(i64::cast_unsigned),
                     );
-                    left -= 1;
                 }
                 Ok(ControlFlow::Continue(()))
             });

@@ -62,14 +62,23 @@ impl Engine {
     /// Accepts a write, or calls `done` with the refusal.
     pub(super) fn write(self: &Arc<Self>, write: Write, done: Done) {
         let bytes = write.size_bytes();
+        let is_plain = plan::is_plain(&write);
+        let time = match is_plain {
+            true => match self.servers.gate.time(write.owner().bare_str()) {
+                Some(time) => Some(time),
+                None => return done(Err(StoreError::Busy)),
+            },
+            false => None,
+        };
         if let Err(refusal) = self.bounds.admit_write(bytes) {
             return done(Err(refusal));
         }
-        let account = (!plan::is_plain(&write)).then(|| self.account_changes.begin());
+        let account = (!is_plain).then(|| self.account_changes.begin());
         let owner: Box<str> = write.owner().bare_str().into();
         let accepted = Accepted {
             write,
             since: Instant::now(),
+            time,
             account,
         };
         let asker = Asker::new(done, bytes, Arc::clone(&self.bounds));

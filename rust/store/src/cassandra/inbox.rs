@@ -7,6 +7,7 @@ use super::error::Failure;
 use super::queue::GROUP_BYTES;
 use super::reader::{Reader, packed, unpacked};
 use super::servers::{Row, Servers};
+use super::taken::is_dead;
 use super::{from_cql, to_cql};
 use antiphon_routing::archive::{
     ArchiveId, BOX_ARCHIVE, BOX_BIN, BOX_INBOX, Flags, InboxChange, InboxEffect, InboxEntry,
@@ -136,6 +137,7 @@ pub(super) async fn flush(
     owner: &str,
     state: &mut State,
 ) -> Result<(), Failure> {
+    let pass = state.pass(owner);
     let mut rows: Vec<Row<'_>> = Vec::new();
     for (peer, entry) in state.entries.iter().filter(|(_, entry)| entry.is_behind) {
         let values = (
@@ -171,7 +173,7 @@ pub(super) async fn flush(
     let mut rest = rows.as_slice();
     while !rest.is_empty() {
         let (batch, later) = rest.split_at(fitting_rows(rest));
-        servers.write(deadline, batch).await?;
+        servers.write(deadline, pass, batch).await?;
         rest = later;
     }
     drop(rows);
@@ -264,6 +266,9 @@ impl Turn<'_> {
                         let (id, flags, mid) = row.map_err(Failure::answer)?;
                         count += 1;
                         before = id;
+                        if is_dead(&self.state.dead, from_cql(id)) {
+                            continue;
+                        }
                         let (flags, _) = read_flags(flags);
                         let is_meant = match target {
                             Reference::Id(wanted) => wanted.0 == from_cql(id),

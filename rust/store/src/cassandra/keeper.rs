@@ -5,6 +5,7 @@ use super::archive::flush_behind;
 use super::archives::Slot;
 use super::engine::Engine;
 use super::error::Failure;
+use super::gate::{Leave, Pass};
 use super::reader::Reader;
 use super::seal::{UNSEALED, seal};
 use super::servers::Row;
@@ -62,6 +63,9 @@ async fn round(engine: &Arc<Engine>) {
         }
         let engine = Arc::clone(engine);
         tasks.spawn(async move {
+            if !is_ours(&engine, &owner, &slot).await {
+                return;
+            }
             // What fails stays as it was and is tried in the next round.
             if slot.unsealed.load(Ordering::Relaxed) >= u64::from(UNSEALED) {
                 let _ = seal(&engine, Instant::now() + PATIENCE, &owner, &slot).await;
@@ -88,6 +92,21 @@ async fn round(engine: &Arc<Engine>) {
         });
     }
     while tasks.join_next().await.is_some() {}
+}
+
+/// Whether what is in memory of an owner may be written; what is another's by now is forgotten.
+async fn is_ours(engine: &Engine, owner: &str, slot: &Slot) -> bool {
+    let mut guard = slot.state.lock().await;
+    let leave = match guard.as_ref() {
+        Some(state) => engine.servers.gate.leave(state.pass(owner)),
+        None => engine.servers.gate.ask(owner),
+    };
+    if leave == Leave::No {
+        slot.forget();
+        slot.grown.store(0, Ordering::Relaxed);
+        *guard = None;
+    }
+    matches!(leave, Leave::Yes(_))
 }
 
 /// Has the oldest messages of an owner deleted where there are more than the operator allows: by
@@ -161,5 +180,5 @@ pub(super) async fn finish(engine: Arc<Engine>, deadline: Instant) -> Result<(),
     let closed_ms = to_cql((engine.clock)());
     let values = (engine.archives.run, closed_ms, servers.clock.next());
     let row = Row::new(&servers.statements.run_close, values, 0);
-    servers.write(deadline, &[row]).await
+    servers.write(deadline, Pass::Free, &[row]).await
 }

@@ -378,10 +378,12 @@ impl Store for Cassandra {
         value: Box<[u8]>,
     ) -> Option<StoreFuture<()>> {
         let (domain, key) = (domain.clone(), key.to_owned());
-        let claiming = self.engine.read(&domain.clone(), async move |engine, deadline| {
-            let owner = domain.bare_str();
-            query::map_claim(&engine.servers, deadline, (owner, kind, &key), &value).await
-        });
+        let claiming = self
+            .engine
+            .read(&domain.clone(), async move |engine, deadline| {
+                let owner = domain.bare_str();
+                query::map_claim(&engine.servers, deadline, (owner, kind, &key), &value).await
+            });
         Some(claiming)
     }
 

@@ -4,6 +4,7 @@
 use super::archive::Turn;
 use super::archives::{HeadRow, bucket_of, buckets, read_flags};
 use super::error::Failure;
+use super::gate::Pass;
 use super::inbox::keep_row;
 use super::reader::unpacked;
 use super::servers::{Row, Servers};
@@ -33,13 +34,13 @@ pub(super) async fn delete_all(
             let values = (servers.clock.next(), owner, bucket);
             Row::new(statement, values, owner.len())
         });
-        servers.write(deadline, &rows).await?;
+        servers.write(deadline, Pass::Free, &rows).await?;
     }
     let rows = [&s.seg_drop, &s.inbox_drop, &s.buckets_drop].map(|statement| {
         let values = (servers.clock.next(), owner);
         Row::new(statement, values, owner.len())
     });
-    servers.write(deadline, &rows).await
+    servers.write(deadline, Pass::Free, &rows).await
 }
 
 impl Turn<'_> {
@@ -72,7 +73,9 @@ impl Turn<'_> {
 
     async fn write(&self, rows: &[Row<'_>]) -> Result<(), Failure> {
         for batch in rows.chunks(ROWS) {
-            self.servers().write(self.deadline, batch).await?;
+            self.servers()
+                .write(self.deadline, self.pass, batch)
+                .await?;
         }
         Ok(())
     }
@@ -186,7 +189,9 @@ impl Turn<'_> {
             rows.push(keep_row(self.servers(), self.owner, (name, *id), stanza));
         }
         for batch in rows.chunks(ROWS / 4) {
-            self.servers().write(self.deadline, batch).await?;
+            self.servers()
+                .write(self.deadline, self.pass, batch)
+                .await?;
         }
         drop(rows);
         for (name, id) in doomed {
@@ -221,7 +226,9 @@ impl Turn<'_> {
             }
         }
         for batch in rows.chunks(ROWS / 4) {
-            self.servers().write(self.deadline, batch).await?;
+            self.servers()
+                .write(self.deadline, self.pass, batch)
+                .await?;
         }
         Ok(())
     }

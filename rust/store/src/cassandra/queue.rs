@@ -2,6 +2,7 @@
 //!
 //! Lock order: a shard of lanes and the account list are never held with another lock.
 
+use super::gate::Pass;
 use antiphon_routing::store::{Done, StoreError, Write};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -24,12 +25,24 @@ pub(super) const GROUP_BYTES: usize = 32 * 1024;
 pub(super) struct Accepted {
     pub(super) write: Write,
     pub(super) since: Instant,
+    /// In which time of the owner; `None`: of no owner's ([`Pass::Free`]).
+    pub(super) time: Option<u64>,
     /// Its place among the changes of accounts.
     #[expect(
         dead_code,
         reason = "that it is dropped says that the change has ended"
     )]
     pub(super) account: Option<AccountChange>,
+}
+
+impl Accepted {
+    /// What its rows are sent with.
+    pub(super) fn pass(&self) -> Pass<'_> {
+        match self.time {
+            Some(time) => Pass::Of(self.write.owner().bare_str(), time),
+            None => Pass::Free,
+        }
+    }
 }
 
 /// Who asked for a write: is told, whatever becomes of it, and gives its room back then.
@@ -369,6 +382,7 @@ mod tests {
                 jid: Jid::parse("a@b.example").unwrap(),
             },
             since: Instant::now(),
+            time: None,
             account: None,
         };
         lanes.push("o", accepted, Asker::new(Box::new(drop), bytes, bounds))

@@ -3,6 +3,7 @@
 use super::archives::{HeadRow, STEP, bucket_of, buckets, read_flags};
 use super::engine::Engine;
 use super::error::Failure;
+use super::taken::{Dead, dead, is_dead};
 use super::{from_cql, to_cql};
 use crate::sqlite::archive::is_searchable;
 use crate::sqlite::content::{Packer, Sides, unpack};
@@ -138,6 +139,8 @@ pub(super) struct Reader {
     pub(super) jid: Jid,
     /// Its months, ascending.
     buckets: Arc<[i32]>,
+    /// Its parts that are dead, where they are known.
+    dead: Option<Arc<[Dead]>>,
 }
 
 impl Reader {
@@ -149,19 +152,34 @@ impl Reader {
         let slot = engine.archives.slot(jid.bare_str());
         // While a write goes on the index of months is read; what it adds is not asked for yet.
         let known = match slot.state.try_lock() {
-            Ok(state) => state.as_ref().map(|state| state.buckets.clone()),
+            Ok(state) => state
+                .as_ref()
+                .map(|state| (state.buckets.clone(), Arc::from(state.dead.as_slice()))),
             Err(_) => None,
         };
-        let buckets = match known {
-            Some(known) => known,
-            None => buckets(&engine.servers, deadline, jid.bare_str()).await?,
+        let (buckets, dead) = match known {
+            Some((buckets, dead)) => (buckets, Some(dead)),
+            None => {
+                let buckets = buckets(&engine.servers, deadline, jid.bare_str());
+                (buckets.await?, None)
+            }
         };
         Ok(Self {
             engine: Arc::clone(engine),
             deadline,
             jid: jid.bare(),
             buckets: buckets.into(),
+            dead,
         })
+    }
+
+    /// The parts that are dead: rows of conversations may still name what was there.
+    async fn dead(&self) -> Result<Arc<[Dead]>, Failure> {
+        if let Some(dead) = &self.dead {
+            return Ok(Arc::clone(dead));
+        }
+        let servers = &self.engine.servers;
+        Ok(dead(servers, self.deadline, self.owner()).await?.into())
     }
 
     pub(super) fn owner(&self) -> &str {
@@ -511,13 +529,14 @@ pub(super) async fn count(
         return Ok((page.is_complete && count <= most).then_some(count));
     }
     let statements = &reader.engine.servers.statements;
+    let dead = reader.dead().await?;
     let mut count = 0;
     let mut take = |rows: &QueryRowsResult| {
         for row in rows.rows::<(i64, Option<i16>)>().map_err(Failure::answer)? {
             let (id, flags) = row.map_err(Failure::answer)?;
             let is_in = id > plan.span.after && id < plan.span.before;
             let is_hidden = plan.without_groupchat && read_flags(flags).0.has(Flags::GROUPCHAT);
-            count += u64::from(is_in && !is_hidden);
+            count += u64::from(is_in && !is_hidden && !is_dead(&dead, from_cql(id)));
         }
         Ok(if count > most {
             ControlFlow::Break(())

@@ -32,6 +32,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "phrases",
         cql: include_str!("../../../../python/antiphon/storage/cassandra/0003_phrases.cql"),
     },
+    Migration {
+        version: 4,
+        name: "take_up",
+        cql: include_str!("../../../../python/antiphon/storage/cassandra/0004_take_up.cql"),
+    },
 ];
 
 /// Where the applied migrations are recorded; `readers` is the lowest version whose nodes can work

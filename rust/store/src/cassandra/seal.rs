@@ -3,6 +3,7 @@
 use super::archives::Slot;
 use super::engine::Engine;
 use super::error::Failure;
+use super::gate::Pass;
 use super::reader::{Reader, Span, unpacked};
 use super::segments::{Part, ends, join};
 use super::servers::Row;
@@ -42,8 +43,10 @@ pub(super) async fn seal(
 ) -> Result<(), Failure> {
     let jid = Jid::parse(owner).map_err(Failure::answer)?;
     loop {
-        let (sealed, newest) = match slot.state.lock().await.as_ref() {
-            Some(state) if state.unsealed >= UNSEALED => (state.sealed_upto, state.newest),
+        let (sealed, newest, time) = match slot.state.lock().await.as_ref() {
+            Some(state) if state.unsealed >= UNSEALED => {
+                (state.sealed_upto, state.newest, state.time)
+            }
             _ => return Ok(()),
         };
         let reader = Reader::new(engine, deadline, &jid).await?;
@@ -58,7 +61,10 @@ pub(super) async fn seal(
             .iter()
             .map(|block| block.row(engine, owner))
             .collect();
-        engine.servers.write(deadline, &rows).await?;
+        engine
+            .servers
+            .write(deadline, Pass::Of(owner, time), &rows)
+            .await?;
         let mut guard = slot.state.lock().await;
         let Some(state) = guard.as_mut() else {
             return Ok(());

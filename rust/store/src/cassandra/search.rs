@@ -5,7 +5,8 @@
 use super::error::Failure;
 use super::reader::{Plan, Reader, Span, sort};
 use super::segments::{Candidate, Segments, ends};
-use antiphon_routing::archive::ArchivedMessage;
+use antiphon_routing::archive::{ArchiveId, ArchivedMessage};
+use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -41,9 +42,9 @@ pub(super) async fn find(
         after: newest.map_or(-1, |(_, last)| last),
         before: i64::MAX,
     };
-    let mut found = Vec::new();
+    let mut found = Found::default();
     if is_from_end {
-        found = reader.span(&plan, tail, true, limit).await?;
+        found.add(reader.span(&plan, tail, true, limit).await?);
     }
     let mut rest = Span {
         after: -1,
@@ -60,24 +61,37 @@ pub(super) async fn find(
     let mut segments = Segments::new(reader, &plan, is_from_end, rest);
     // A word that is everywhere is in the first ones.
     let mut wave = FIRST_WAVE;
-    while found.len() < limit
+    while found.messages.len() < limit
         && let Some(candidates) = segments.next().await?
     {
         let mut rest = candidates.as_slice();
-        while found.len() < limit && !rest.is_empty() {
+        while found.messages.len() < limit && !rest.is_empty() {
             let (now, later) = rest.split_at(wave.min(rest.len()));
-            let mut some = read(reader, &plan, &runs(now), is_from_end, limit).await?;
-            found.append(&mut some);
+            found.add(read(reader, &plan, &runs(now), is_from_end, limit).await?);
             rest = later;
             wave = (wave * 2).min(WAVE);
         }
     }
-    if !is_from_end && found.len() < limit {
-        let mut last = reader.span(&plan, tail, false, limit - found.len()).await?;
-        found.append(&mut last);
+    if !is_from_end && found.messages.len() < limit {
+        found.add(reader.span(&plan, tail, false, limit).await?);
     }
-    found.truncate(limit);
-    Ok(found)
+    found.messages.truncate(limit);
+    Ok(found.messages)
+}
+
+/// What was found, each message once: of a home that died a segment may land that overlaps those
+/// that the next one made.
+#[derive(Default)]
+struct Found {
+    messages: Vec<ArchivedMessage>,
+    ids: HashSet<ArchiveId>,
+}
+
+impl Found {
+    fn add(&mut self, mut some: Vec<ArchivedMessage>) {
+        some.retain(|message| self.ids.insert(message.id));
+        self.messages.append(&mut some);
+    }
 }
 
 /// The ids of a conversation, in the order of the query; `None`: too many.

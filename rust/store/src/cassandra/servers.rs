@@ -5,6 +5,7 @@
 
 use super::clock::Clock;
 use super::error::{Failure, Verdict, one_line, verdict};
+use super::gate::{Gatekeeper, Leave, Pass};
 use super::group::{Alone, Group, Turn};
 use super::health::Health;
 use super::statements::Statements;
@@ -38,6 +39,9 @@ const DOUBTFUL_ATTEMPTS: u32 = 6;
 
 /// A request that has failed for this long, while others succeed, is reported.
 const STUCK: Duration = Duration::from_secs(5);
+
+/// How often one asks again who is told to wait.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The values of a statement, as they go to the servers: each a length and its bytes.
 #[derive(Debug, Clone)]
@@ -124,6 +128,7 @@ pub(super) struct Servers {
     pub(super) statements: Statements,
     pub(super) clock: Clock,
     pub(super) health: Health,
+    pub(super) gate: Gatekeeper,
     /// Requests on their way at a time.
     permits: Semaphore,
     recovered: Notify,
@@ -152,6 +157,7 @@ impl Servers {
             statements,
             clock: Clock::default(),
             health,
+            gate: Gatekeeper::default(),
             permits: Semaphore::new(in_flight.max(1)),
             recovered: Notify::new(),
             closing: Mutex::default(),
@@ -165,10 +171,16 @@ impl Servers {
     }
 
     /// Writes rows of one partition, all or none of them.
-    pub(super) async fn write(&self, deadline: Instant, rows: &[Row<'_>]) -> Result<(), Failure> {
+    pub(super) async fn write(
+        &self,
+        deadline: Instant,
+        pass: Pass<'_>,
+        rows: &[Row<'_>],
+    ) -> Result<(), Failure> {
         if rows.is_empty() {
             return Ok(());
         }
+        self.may_send(deadline, pass).await?;
         // While requests fail, each has its own attempts.
         let turn = if self.health.is_failing() {
             None
@@ -187,6 +199,25 @@ impl Servers {
             None => None,
         };
         self.write_alone(deadline, rows, place).await
+    }
+
+    /// Waits until rows that have their timestamps may be sent.
+    ///
+    /// # Errors
+    /// They may not.
+    async fn may_send(&self, deadline: Instant, pass: Pass<'_>) -> Result<(), Failure> {
+        loop {
+            match self.gate.leave(pass) {
+                Leave::Yes(_) => return Ok(()),
+                Leave::No => return Err(Failure::Away),
+                Leave::Wait(_) => {}
+            }
+            let closing = *self.closing.lock();
+            if Instant::now() >= closing.map_or(deadline, |at| at.min(deadline)) {
+                return Err(Failure::Away);
+            }
+            sleep(ASK_AGAIN).await;
+        }
     }
 
     async fn write_alone(

@@ -1,5 +1,7 @@
 //! Archives in Cassandra: what the contract cannot see.
 
+mod take_up;
+
 use crate::contract::archive::{JULIET, ROMEO, all, at, keep, message, numbers, page, pair};
 use crate::contract::{Place, ROOM, jid, put, queue, record, wait};
 use crate::{Keyspace, rows, server};
