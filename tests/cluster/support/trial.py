@@ -90,17 +90,6 @@ class Trial:
         """Given to a client behind a later message of its archive."""
         return late(self.history)
 
-    def stalls(self, begin: float) -> float:
-        """The longest time, from `begin` on, in which a pair that writes saw nothing, in seconds."""
-        last: dict[tuple[int, int], float] = {}
-        worst = 0.0
-        for sight in self.load.sights:
-            if sight.at >= begin:
-                pair = (sight.sender, sight.receiver)
-                worst = max(worst, sight.at - max(begin, last.get(pair, begin)))
-            last[sight.sender, sight.receiver] = sight.at
-        return worst
-
     def latencies(self, begin: float, end: float) -> list[float]:
         """From writing to seeing, in seconds, sorted; of messages written between two moments."""
         found = []
