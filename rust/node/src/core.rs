@@ -16,6 +16,7 @@ use antiphon_net::listener::{ListenerConfig, Net, listen};
 use antiphon_net::timers::Alarms;
 use antiphon_routing::home::Locator;
 use antiphon_routing::store::Store;
+use antiphon_store::cassandra::Leave;
 use antiphon_xmpp::stream::StreamCondition;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
@@ -26,6 +27,8 @@ use tokio::runtime::{Builder, Runtime};
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(500);
+/// How long a node that leaves its cluster lets its writes be committed, at least.
+const COMMITTED: Duration = Duration::from_secs(2);
 /// Entities without sessions are forgotten this long after their last use.
 const IDLE_ENTITY_S: u64 = 60;
 /// Ticks between two looks at idle entities.
@@ -120,7 +123,11 @@ impl Core {
             .iter()
             .map(ListenerConfig::from)
             .collect();
-        let Opened { store, readings } = storage::open(&live.config, &self.bridge)?;
+        let Opened {
+            store,
+            shared,
+            readings,
+        } = storage::open(&live.config, &self.bridge)?;
         live.policy.archive_key = runtime.block_on(history::archive_key(&store, &live))?;
         let parts = match live.config.cluster.clone() {
             Some(options) => Some(Parts::new(&live.config.node_name, options)?),
@@ -141,6 +148,11 @@ impl Core {
         );
         if let Some(parts) = &parts {
             node = node.joined(Arc::clone(&parts.mesh));
+        }
+        if let (Some(parts), Some(shared)) = (&parts, shared) {
+            let mesh = Arc::downgrade(&parts.mesh);
+            let ask = move |owner: &str| mesh.upgrade().map_or(Leave::No, |m| m.may_write(owner));
+            shared.set_gate(Arc::new(ask));
         }
         let node = Arc::new(node);
         node.watch_store();
@@ -299,6 +311,12 @@ impl Core {
             running.node.answered(answered);
         }
         if let Some(cluster) = &running.cluster {
+            // Once out, this node may write no more.
+            running.node.store.tick(running.node.now());
+            let until = until.max(Instant::now() + COMMITTED);
+            while (running.store_readings)().queued > 0 && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(10));
+            }
             cluster.leave();
         }
         running.node.store.close();

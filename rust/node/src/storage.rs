@@ -30,6 +30,8 @@ pub struct StoreReadings {
 /// An engine.
 pub(crate) struct Opened {
     pub store: Arc<dyn Store>,
+    /// The engine, where others write to the same servers: it is to be told what is whose.
+    pub shared: Option<Arc<Cassandra>>,
     pub readings: Box<dyn Fn() -> StoreReadings + Send + Sync>,
 }
 
@@ -51,6 +53,7 @@ pub(crate) fn open(config: &NodeConfig, bridge: &Arc<Bridge>) -> Result<Opened, 
             };
             Ok(Opened {
                 store,
+                shared: None,
                 readings: Box::new(readings),
             })
         }
@@ -68,6 +71,7 @@ pub(crate) fn open(config: &NodeConfig, bridge: &Arc<Bridge>) -> Result<Opened, 
                 search_lag: 0.0,
             };
             Ok(Opened {
+                shared: Some(Arc::clone(&store)),
                 store,
                 readings: Box::new(readings),
             })

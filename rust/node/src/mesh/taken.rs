@@ -1,8 +1,10 @@
 //! How the shards that are here came here: what must be known before one of their entities is read.
 
+use super::Mesh;
 use crate::node::Node;
 use antiphon_routing::home::{SHARDS, shard_of};
 use antiphon_routing::store::{Store, StoreError, UserRecord};
+use antiphon_store::cassandra::Leave;
 use antiphon_xmpp::Jid;
 use parking_lot::RwLock;
 
@@ -36,6 +38,24 @@ impl TakenUp {
     pub fn set(&self, shard: u16, taken: Taken) {
         if let Some(slot) = self.0.write().get_mut(usize::from(shard)) {
             *slot = taken;
+        }
+    }
+}
+
+impl Mesh {
+    /// Whether rows of an entity may be sent to the store now: only of a shard that is here, under a
+    /// lease that is certain, and made in this time of having it.
+    pub(crate) fn may_write(&self, owner: &str) -> Leave {
+        let shard = shard_of(owner);
+        // Recursive: who writes may be reading them.
+        let holdings = self.holdings.read_recursive();
+        let is_away = holdings.is_away(shard);
+        let since = holdings.since(shard).map_or(0, |since| since.0);
+        drop(holdings);
+        match &self.place {
+            _ if is_away => Leave::No,
+            Some(place) if !place.may_accept() => Leave::Wait(since),
+            _ => Leave::Yes(since),
         }
     }
 }

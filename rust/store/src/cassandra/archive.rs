@@ -8,7 +8,7 @@ use super::archives::{Archives, Found, Slot, State, bucket_of, flags_column};
 use super::commit::Outcome;
 use super::engine::Engine;
 use super::error::Failure;
-use super::gate::{Leave, NEVER, Pass};
+use super::gate::{Leave, Pass};
 use super::inbox::flush;
 use super::owners::Known;
 use super::queue::{Accepted, GROUP_BYTES, GROUP_WRITES};
@@ -89,7 +89,7 @@ impl Engine {
         owner: &str,
         is_of_dead: bool,
     ) -> Result<State, Failure> {
-        let time = self.servers.gate.time(owner).unwrap_or(NEVER);
+        let time = self.servers.gate.time(owner);
         let load = self
             .archives
             .load(&self.servers, deadline, owner, is_of_dead);

@@ -4,7 +4,7 @@ use super::account;
 use super::archive::is_archive;
 use super::engine::Engine;
 use super::error::Failure;
-use super::gate::Pass;
+use super::gate::{Leave, Pass};
 use super::owners::Known;
 use super::plan::{self, Planner};
 use super::queue::{Accepted, GROUP_BYTES, GROUP_WRITES};
@@ -33,6 +33,10 @@ impl Engine {
             let time = rest[0].time;
             let same = rest.iter().take_while(|q| q.time == time).count();
             let rest = &rest[..same];
+            if self.servers.gate.leave(rest[0].pass()) == Leave::No {
+                outcomes.extend(rest.iter().map(|_| Err(StoreError::Busy)));
+                continue;
+            }
             let archived = rest.iter().take_while(|q| is_archive(&q.write)).count();
             if archived > 0 {
                 self.commit_archive(&rest[..archived], &mut known, &mut outcomes)

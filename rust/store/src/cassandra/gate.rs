@@ -23,7 +23,7 @@ pub enum Leave {
 pub type Gate = Arc<dyn Fn(&str) -> Leave + Send + Sync>;
 
 /// Stands for no time at all.
-pub(super) const NEVER: u64 = u64::MAX;
+const NEVER: u64 = u64::MAX;
 
 /// Under which time of its owner something is written.
 #[derive(Debug, Clone, Copy)]
@@ -53,11 +53,11 @@ impl Gatekeeper {
         }
     }
 
-    /// In which time of its owner this is; `None`: it is another's.
-    pub(super) fn time(&self, owner: &str) -> Option<u64> {
+    /// In which time of its owner this is; [`NEVER`]: it is another's.
+    pub(super) fn time(&self, owner: &str) -> u64 {
         match self.ask(owner) {
-            Leave::Yes(time) | Leave::Wait(time) => Some(time),
-            Leave::No => None,
+            Leave::Yes(time) | Leave::Wait(time) => time,
+            Leave::No => NEVER,
         }
     }
 
@@ -87,7 +87,7 @@ mod tests {
     fn without_a_gate_everything_may_be_sent() {
         let keeper = Gatekeeper::default();
         assert_eq!(keeper.ask("a@b.example"), Leave::Yes(0));
-        assert_eq!(keeper.time("a@b.example"), Some(0));
+        assert_eq!(keeper.time("a@b.example"), 0);
         assert_eq!(keeper.leave(Pass::Of("a@b.example", 0)), Leave::Yes(0));
     }
 
@@ -102,6 +102,8 @@ mod tests {
         let leave = |owner, time| keeper.leave(Pass::Of(owner, time));
         assert_eq!(leave("sure@b.example", 7), Leave::Yes(7));
         assert_eq!(leave("sure@b.example", 6), Leave::No);
+        assert_eq!(keeper.time("unsure@b.example"), 7);
+        assert_eq!(keeper.time("else@b.example"), NEVER);
         assert_eq!(leave("unsure@b.example", 7), Leave::Wait(7));
         assert_eq!(leave("unsure@b.example", NEVER), Leave::No);
         assert_eq!(leave("else@b.example", 7), Leave::No);

@@ -10,7 +10,7 @@
 use super::archives::{bucket_of, buckets};
 use super::engine::Engine;
 use super::error::Failure;
-use super::gate::{NEVER, Pass};
+use super::gate::Pass;
 use super::servers::{Row, Servers};
 use super::{from_cql, to_cql};
 use antiphon_routing::archive::ArchiveId;
@@ -172,7 +172,7 @@ pub(super) async fn bury(
     (epoch, from): (u64, ArchiveId),
 ) -> Result<u64, Failure> {
     let servers = &engine.servers;
-    let time = servers.gate.time(owner).unwrap_or(NEVER);
+    let time = servers.gate.time(owner);
     let mark = Mark::read(servers, deadline, owner);
     let months = buckets(servers, deadline, owner);
     let waiting = waiting(servers, deadline, owner);
