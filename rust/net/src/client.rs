@@ -420,8 +420,10 @@ impl Client {
             self.keep_pace(session, self.gateway.now_ms());
             self.session = None;
             self.is_over = true;
-            let error = StreamError::from(StreamCondition::Conflict)
-                .with_text("the session was resumed elsewhere");
+            let error = taken.close.unwrap_or_else(|| {
+                StreamError::from(StreamCondition::Conflict)
+                    .with_text("the session was resumed elsewhere")
+            });
             self.stream.close(Some(error), &mut self.out);
         } else if let Some(error) = taken.close {
             self.fail(error);

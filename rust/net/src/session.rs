@@ -10,6 +10,7 @@
 
 use crate::spare;
 mod gated;
+mod moving;
 
 use antiphon_routing::SessionId;
 use antiphon_xmpp::Jid;
@@ -20,7 +21,9 @@ use antiphon_xmpp::stream::framing::{Framing, Outgoing};
 use antiphon_xmpp::stream::sm::{self, AckAhead, AckQueue, AckRequests, Inbound, RequestPolicy};
 use antiphon_xmpp::stream::{StreamCondition, StreamError};
 use gated::{Gated, GatedQueue, take_gated};
+pub use moving::Carried;
 use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Waker;
 
@@ -77,6 +80,8 @@ enum Phase {
     Attached,
     /// Waits for resumption.
     Detached,
+    /// Waits for what another node has of it: what is delivered meanwhile goes behind that.
+    Arriving,
     /// Over.
     Closed,
 }
@@ -97,6 +102,10 @@ struct State {
     /// Refused while it ended, to go another way.
     refused: Vec<Sent>,
     close: Option<StreamError>,
+    /// Its last connection is told that the node goes down.
+    is_leaving: bool,
+    /// The same session as another node, or this one for another, carries it from now on.
+    successor: Option<Arc<Session>>,
     waker: Option<Waker>,
 }
 
@@ -128,9 +137,9 @@ pub struct Taken {
     pub out: Outgoing,
     /// Offline records that are delivered once these bytes are written.
     pub offline: Vec<u64>,
-    /// End the stream with this.
+    /// End the stream with this; of a session that was replaced, `conflict` without.
     pub close: Option<StreamError>,
-    /// Another connection has resumed the session.
+    /// Another connection has resumed the session, or it has gone to another node.
     pub is_replaced: bool,
 }
 
@@ -156,6 +165,8 @@ impl Session {
                 gated: None,
                 refused: Vec::new(),
                 close: None,
+                is_leaving: false,
+                successor: None,
                 waker: None,
             }),
         }
@@ -172,7 +183,11 @@ impl Session {
         now_ms: u64,
     ) -> Result<(), Undelivered> {
         let mut state = self.state.lock();
-        if state.gated.is_some() {
+        if let Some(successor) = state.successor.clone() {
+            drop(state);
+            return successor.deliver(stanza, offline, now_ms);
+        }
+        if state.gated.is_some() || state.phase == Phase::Arriving {
             let sent = Sent {
                 stanza,
                 at_ms: now_ms,
@@ -376,10 +391,7 @@ impl Session {
     pub fn look(&self, generation: u64, waker: &Waker) -> Taken {
         let mut state = self.state.lock();
         if state.generation != generation {
-            return Taken {
-                is_replaced: true,
-                ..Taken::default()
-            };
+            return replaced(&mut state);
         }
         note_waker(&mut state, waker);
         Taken {
@@ -392,10 +404,7 @@ impl Session {
     pub fn take(&self, generation: u64, waker: &Waker) -> Taken {
         let mut state = self.state.lock();
         if state.generation != generation {
-            return Taken {
-                is_replaced: true,
-                ..Taken::default()
-            };
+            return replaced(&mut state);
         }
         note_waker(&mut state, waker);
         let close = state.close.take();
@@ -428,6 +437,7 @@ impl Session {
         if state.phase != Phase::Closed {
             state.phase = Phase::Attached;
         }
+        state.is_leaving = false;
         self.set_unsent(0);
         debug_assert!(prefix.framing() == framing);
         state.out = prefix;
@@ -450,7 +460,7 @@ impl Session {
     /// [`Session::is_claimed`].
     pub fn detach(&self, now_ms: u64) -> Option<u64> {
         let mut state = self.state.lock();
-        if state.phase == Phase::Closed {
+        if matches!(state.phase, Phase::Closed | Phase::Arriving) {
             return None;
         }
         self.let_go(&mut state, now_ms);
@@ -702,6 +712,16 @@ impl Session {
             held.flush(&mut |stanza| now.push(stanza));
             self.put_all(state, now, now_ms);
         }
+    }
+}
+
+/// For a connection that carries the session no more.
+fn replaced(state: &mut State) -> Taken {
+    let is_leaving = std::mem::take(&mut state.is_leaving);
+    Taken {
+        is_replaced: true,
+        close: is_leaving.then(|| StreamCondition::SystemShutdown.into()),
+        ..Taken::default()
     }
 }
 

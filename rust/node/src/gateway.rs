@@ -138,36 +138,41 @@ impl Node {
         h: u32,
     ) -> Result<(Arc<Session>, u32), ResumeFailed> {
         let id = resume_id(&previd);
-        let not_found = || ResumeFailed::Failed {
-            condition: StanzaCondition::ItemNotFound,
-            h: id.and_then(|id| self.sessions.last_h(id)),
-        };
-        let session = id.and_then(|id| self.sessions.by_resume_id(id));
-        let session = session.ok_or_else(not_found)?;
-        if session.jid.bare_str() != account.as_str() {
+        let mut h_then = id.and_then(|id| self.sessions.last_h(id));
+        let mut session = id.and_then(|id| self.sessions.by_resume_id(id));
+        if session
+            .as_ref()
+            .is_some_and(|s| s.jid.bare_str() != account.as_str())
+        {
             // Somebody else's: as if there were none.
             return Err(ResumeFailed::Failed {
                 condition: StanzaCondition::ItemNotFound,
                 h: None,
             });
         }
-        let Some(claim) = session.detach(self.now()) else {
+        let mut claim = session.as_deref().and_then(|s| self.claim(s));
+        if let Some(id) = id.filter(|_| claim.is_none()) {
+            match self.resume_from_elsewhere(&account, id).await {
+                Ok(found) => {
+                    claim = self.claim(&found);
+                    session = Some(found);
+                }
+                Err(h) => h_then = h.or(h_then),
+            }
+        }
+        let not_found = || ResumeFailed::Failed {
+            condition: StanzaCondition::ItemNotFound,
+            h: h_then,
+        };
+        let (Some(session), Some(claim)) = (session, claim) else {
             return Err(not_found());
         };
         self.sessions.attached(session.id);
         let guard = Abandoned::new(&self, &session);
-        let deadline = self.now() + SETTLE_MS;
-        let handled = loop {
-            match session.inbound() {
-                Some((handled, true)) => break handled,
-                Some(_) if self.now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(5)).await
-                }
-                _ => {
-                    self.end_session(&session);
-                    return Err(not_found());
-                }
-            }
+        let Some(handled) = self.settled(&session).await else {
+            guard.disarm();
+            self.end_session(&session);
+            return Err(not_found());
         };
         guard.disarm();
         if !session.is_claimed(claim) {
@@ -184,6 +189,21 @@ impl Node {
             Err(ahead) => {
                 self.end_session(&session);
                 Err(ResumeFailed::AckAhead(ahead))
+            }
+        }
+    }
+
+    /// Waits until all that a session brought is handled, and is stored where it has to be; how
+    /// much that is. `None`: it takes too long.
+    pub(crate) async fn settled(&self, session: &Session) -> Option<u32> {
+        let deadline = self.now() + SETTLE_MS;
+        loop {
+            match session.inbound() {
+                Some((handled, true)) => return Some(handled),
+                Some(_) if self.now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await
+                }
+                _ => return None,
             }
         }
     }
@@ -217,7 +237,8 @@ impl Node {
         self.store.write(write, Box::new(move |_| drop(guard)));
     }
 
-    fn lost(self: &Arc<Self>, session: &Arc<Session>) {
+    /// A session has no connection any more.
+    pub(crate) fn lost(self: &Arc<Self>, session: &Arc<Session>) {
         let is_kept = !self.stopping() && self.sessions.detached(session.id, self.now());
         if !is_kept || session.is_closed() {
             self.end_session(session);
@@ -227,14 +248,14 @@ impl Node {
 
 /// Gives a session that a connection is about to carry the end of a lost one, should the connection
 /// be gone before.
-struct Abandoned(Option<(Arc<Node>, Arc<Session>)>);
+pub(crate) struct Abandoned(Option<(Arc<Node>, Arc<Session>)>);
 
 impl Abandoned {
-    fn new(node: &Arc<Node>, session: &Arc<Session>) -> Self {
+    pub fn new(node: &Arc<Node>, session: &Arc<Session>) -> Self {
         Self(Some((Arc::clone(node), Arc::clone(session))))
     }
 
-    fn disarm(mut self) {
+    pub fn disarm(mut self) {
         self.0 = None;
     }
 }

@@ -271,7 +271,7 @@ impl Node {
         }
     }
 
-    fn let_pass(self: &Arc<Self>, session: &Arc<Session>, is_forced: bool) -> usize {
+    pub(crate) fn let_pass(self: &Arc<Self>, session: &Arc<Session>, is_forced: bool) -> usize {
         let count = session.let_pass(is_forced);
         if count > 0 && session.is_closed() {
             // Too much for it: with a connection, that ends it.

@@ -135,6 +135,12 @@ impl Sessions {
         }
     }
 
+    /// What lets a session be resumed.
+    #[must_use]
+    pub fn resumable(&self, number: u64) -> Option<Resumable> {
+        self.slice(number).read().get(&number)?.resumable.clone()
+    }
+
     /// The session with this resumption id.
     #[must_use]
     pub fn by_resume_id(&self, id: ResumeId) -> Option<Arc<Session>> {

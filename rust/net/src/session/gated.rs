@@ -34,9 +34,13 @@ impl Session {
         now_ms: u64,
     ) -> Result<bool, Undelivered> {
         let mut state = self.state.lock();
+        if let Some(successor) = state.successor.clone() {
+            drop(state);
+            return successor.deliver_behind(gate, stanza, offline, now_ms);
+        }
         // Named under this lock, so that the gate's opening finds what is put in here.
         let is_shut = gate.wait(self);
-        if !is_shut && state.gated.is_none() {
+        if !is_shut && state.gated.is_none() && state.phase != Phase::Arriving {
             let delivered = self.deliver_now(&mut state, stanza, offline, now_ms);
             return delivered.map(|()| false);
         }
@@ -74,7 +78,7 @@ impl Session {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let mut count = 0;
-        while state.phase != Phase::Closed {
+        while !matches!(state.phase, Phase::Closed | Phase::Arriving) {
             let Some(queue) = &mut state.gated else { break };
             let may_go = |g: &Gated| is_forced || g.gate.as_ref().is_none_or(|g| g.is_open());
             if !queue.waiting.front().is_some_and(may_go) {

@@ -188,7 +188,7 @@ impl Node {
     }
 
     /// What a session that is over did not take goes back to the homes of whom it was for.
-    fn give_back(self: &Arc<Self>, mesh: &Mesh, number: u64, lost: Vec<(u64, Stanza)>) {
+    pub(super) fn give_back(self: &Arc<Self>, mesh: &Mesh, number: u64, lost: Vec<(u64, Stanza)>) {
         let mut by_jid: HashMap<Jid, Vec<(u64, Stanza)>> = HashMap::new();
         for (at_ms, stanza) in lost {
             if let Some(to) = &stanza.to {

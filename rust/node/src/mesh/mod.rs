@@ -24,6 +24,7 @@ mod lanes;
 mod proxies;
 mod refusals;
 mod releases;
+mod relocate;
 mod settle;
 mod taken;
 pub(crate) mod unit;
@@ -50,6 +51,7 @@ pub use homes::Homes;
 use lanes::Lanes;
 use parking_lot::{Mutex, RwLock};
 use proxies::Peer;
+use relocate::Wanted;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -131,6 +133,7 @@ pub struct Mesh {
     components: RwLock<HashMap<Jid, u32>>,
     /// Anonymous users who have logged in here and bind elsewhere.
     guests: Mutex<HashSet<Jid>>,
+    relocation: relocate::Relocation,
     events: mpsc::UnboundedSender<Event>,
     refused: AtomicU64,
     /// It drains: nobody binds here any more.
@@ -166,6 +169,7 @@ impl Mesh {
             unsure: settle::Unsure::default(),
             components: RwLock::default(),
             guests: Mutex::default(),
+            relocation: relocate::Relocation::default(),
             events,
             refused: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
@@ -381,10 +385,15 @@ impl Node {
 
     /// A session by its id, whichever node holds its socket.
     pub(crate) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
-        match self.mesh.as_deref() {
-            Some(mesh) if id.node != mesh.me() => mesh.proxy(id),
-            _ => self.sessions.get(id),
-        }
+        let Some(mesh) = self.mesh.as_deref() else {
+            return self.sessions.get(id);
+        };
+        let find = |id: SessionId| match id.node == mesh.me() {
+            true => self.sessions.get(id),
+            false => mesh.proxy(id),
+        };
+        // Whoever asked something for it may know it by a name that it had before.
+        find(id).or_else(|| find(mesh.relocation.name_of(id)?))
     }
 
     /// A stanza waits for so many more things.
@@ -526,6 +535,41 @@ impl Node {
                 self.sessions.keep(session, keepsake.into());
             }
             Unit::Ready { shards } => self.lanes_ready(mesh, &shards),
+            Unit::Resume {
+                session,
+                account,
+                id,
+            } => {
+                let node = peer;
+                let to = SessionId {
+                    node,
+                    number: session,
+                };
+                self.resume_asked(account, id, to);
+            }
+            Unit::Move { session, jid, to } => {
+                let old = SessionId {
+                    node: peer,
+                    number: session,
+                };
+                self.move_asked(old, jid, to);
+            }
+            Unit::Fetch {
+                account,
+                id,
+                to,
+                is_pushed,
+            } => self.fetch_asked(Wanted { account, id }, to, is_pushed),
+            Unit::Asked { session, count } => self.asked(mesh, session, count),
+            Unit::Fetched { session, h } => self.not_fetched(mesh, session, h),
+            Unit::Coming { session, jid } => self.coming(mesh, session, &jid),
+            Unit::Moved { session, is_moved } => mesh.relocation.moved(session, is_moved),
+            Unit::State {
+                session,
+                is_last,
+                part,
+            } => self.state_came(mesh, session, is_last, part),
+            Unit::Take { account, id } => self.take_asked(mesh, peer, Wanted { account, id }),
             Unit::Component { domain, is_up } => mesh.component_at(peer, domain, is_up),
             Unit::ToComponent { stanza } => self.to_component_here(stanza),
             Unit::Account { jid } => self.account_changed_elsewhere(&jid),

@@ -69,6 +69,8 @@ pub(super) struct Foreign {
     pub session: Arc<Session>,
     peer: Arc<Peer>,
     is_ready: AtomicBool,
+    /// Held while what the session has is taken and sent, lest it come behind what follows.
+    pub outbox: Mutex<()>,
     /// What its edge sent is handled under this lock, one after another. The edge bounds it: what
     /// is not done is charged to the session there.
     inbox: Mutex<Inbox>,
@@ -129,6 +131,7 @@ impl Proxies {
                 session: Arc::new(session),
                 peer: Arc::clone(peer),
                 is_ready: AtomicBool::new(false),
+                outbox: Mutex::new(()),
                 inbox: Mutex::default(),
             });
             let waker = Waker::from(Arc::clone(&foreign));
@@ -186,6 +189,7 @@ impl Node {
         let peer = foreign.peer.incarnation;
         let waker = Waker::from(Arc::clone(foreign));
         let has_room = mesh.links.has_room(peer);
+        let outbox = foreign.outbox.lock();
         let taken = if has_room {
             session.take(FIRST_GENERATION, &waker)
         } else {
@@ -208,6 +212,7 @@ impl Node {
             };
             mesh.tell(peer, &unit);
         }
+        drop(outbox);
         self.work_off(mesh, foreign);
     }
 

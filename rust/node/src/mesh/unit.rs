@@ -3,6 +3,7 @@
 //! Kinds and their parts are only ever added at the end, so that neighbouring versions understand
 //! each other; numbers of kinds are never used again.
 
+use crate::sessions::ResumeId;
 use antiphon_routing::SessionId;
 use antiphon_routing::effect::Origin;
 use antiphon_xmpp::packed::{Unpacker, Unreadable, put_bytes, put_number};
@@ -10,6 +11,8 @@ use antiphon_xmpp::stanza::{StanzaCondition, StanzaError};
 use antiphon_xmpp::stream::StreamCondition;
 use antiphon_xmpp::{Jid, Stanza};
 use bytes::Bytes;
+pub(super) use moving::resume_id;
+use moving::session_id;
 
 // To the home of a shard, in order with everything else to it: the shard follows the kind.
 const STANZA: u8 = 1;
@@ -18,6 +21,8 @@ const BIND: u8 = 3;
 const END: u8 = 4;
 const RECEIVED: u8 = 5;
 const LEG: u8 = 6;
+const RESUME: u8 = 7;
+const MOVE: u8 = 8;
 const HOMEWARD_MAX: u8 = 31;
 // To a node.
 const DELIVER: u8 = 32;
@@ -30,6 +35,13 @@ const ANSWER: u8 = 38;
 const COMPONENT: u8 = 39;
 const TO_COMPONENT: u8 = 40;
 const ACCOUNT: u8 = 41;
+const FETCH: u8 = 42;
+const ASKED: u8 = 43;
+const FETCHED: u8 = 44;
+const COMING: u8 = 45;
+const MOVED: u8 = 46;
+const STATE: u8 = 47;
+const TAKE: u8 = 48;
 // To a node, on the class of hand-overs.
 const REPORT: u8 = 64;
 const HANDED: u8 = 65;
@@ -86,6 +98,44 @@ pub(crate) enum Unit<'a> {
         seq: u64,
         stanza: Stanza,
     },
+    /// To the home of an account: its client resumes the session of this id with the sender, where
+    /// it will have that number.
+    Resume {
+        session: u64,
+        account: Jid,
+        id: ResumeId,
+    },
+    /// To the home of a session: it goes to another node, with another name.
+    Move {
+        session: u64,
+        jid: Jid,
+        to: SessionId,
+    },
+    /// To a node that may have a session: it is to go there.
+    Fetch {
+        account: Jid,
+        id: ResumeId,
+        to: SessionId,
+        /// Only if nobody else has asked for it.
+        is_pushed: bool,
+    },
+    /// To who asked for a session: so many nodes were told to send it.
+    Asked { session: u64, count: u32 },
+    /// To who asked for a session: it does not come from here; what it had handled, if that is
+    /// known.
+    Fetched { session: u64, h: Option<u32> },
+    /// To where a session goes: it has this address, and what it gets now follows.
+    Coming { session: u64, jid: Jid },
+    /// To where a session was: whether it has moved. All that it got before has been sent.
+    Moved { session: u64, is_moved: bool },
+    /// To where a session goes: part of what its former node has of it.
+    State {
+        session: u64,
+        is_last: bool,
+        part: &'a [u8],
+    },
+    /// To a node that shall fetch a session from the sender, which goes down.
+    Take { account: Jid, id: ResumeId },
     /// To its socket: what the session gets, each stanza behind its offline id (0: none).
     Deliver { session: u64, packed: &'a [u8] },
     /// To its socket: the session is over.
@@ -303,6 +353,7 @@ impl Unit<'_> {
                 put_number(*seq, &mut out);
                 stanza.pack(&mut out);
             }
+            Self::Resume { .. } | Self::Move { .. } => self.pack_moving((low, high), &mut out),
             Self::Deliver { session, packed } => {
                 out.push(DELIVER);
                 put_number(*session, &mut out);
@@ -342,6 +393,13 @@ impl Unit<'_> {
                 out.push(ACCOUNT);
                 put_jid(jid, out);
             }
+            Self::Fetch { .. }
+            | Self::Asked { .. }
+            | Self::Fetched { .. }
+            | Self::Coming { .. }
+            | Self::Moved { .. }
+            | Self::State { .. }
+            | Self::Take { .. } => self.pack_moving((0, 0), out),
             Self::Report {
                 shards,
                 sessions,
@@ -496,6 +554,16 @@ impl<'a> Unit<'a> {
                 owner: from.jid()?,
                 ids: numbers(from)?,
             },
+            RESUME => Self::Resume {
+                session: from.number()?,
+                account: from.jid()?,
+                id: resume_id(from)?,
+            },
+            MOVE => Self::Move {
+                session: from.number()?,
+                jid: from.jid()?,
+                to: session_id(from)?,
+            },
             LEG => Self::Leg {
                 session: from.number()?,
                 seq: from.number()?,
@@ -517,6 +585,7 @@ impl<'a> Unit<'a> {
                 Self::Component { domain, is_up }
             }
             ACCOUNT => Self::Account { jid: from.jid()? },
+            FETCH..=TAKE => return Self::unpack_moving(kind, from),
             REPORT => {
                 let is_last = from.byte()? != 0;
                 let (shards, since) = (shards(from)?, numbers(from)?);
@@ -561,6 +630,8 @@ fn error<'a>(from: &mut Unpacker<'a>) -> Result<(u64, &'a str, Option<&'a str>),
     let text = from.text()?;
     Ok((session, name, Some(text).filter(|t| !t.is_empty())))
 }
+
+mod moving;
 
 #[cfg(test)]
 mod tests;

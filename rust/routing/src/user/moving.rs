@@ -2,7 +2,8 @@
 //! node that holds its socket, and told to the next home.
 
 use super::presence::Available;
-use super::{Session, User};
+use super::{Policy, Session, Turn, User};
+use crate::effect::Effects;
 use crate::session::SessionId;
 use antiphon_xmpp::packed::{Unpacker, Unreadable, put_bytes, put_number};
 use antiphon_xmpp::{Jid, StanzaKind};
@@ -84,10 +85,49 @@ impl User {
         Ok(older.map_or(Rebound::Done, Rebound::Replaced))
     }
 
+    /// A session goes on under another name: a client resumes it on another node (XEP-0198
+    /// #resumption). Nobody is told: for its contacts nothing has changed. `false`: neither name is
+    /// known.
+    pub fn move_session(
+        &mut self,
+        old: SessionId,
+        new: SessionId,
+        p: &Policy,
+        fx: &mut Effects,
+    ) -> bool {
+        let Some(at) = self.index(old) else {
+            return self.index(new).is_some();
+        };
+        if self.index(new).is_some() {
+            // Both were told of by their nodes.
+            self.sessions.remove(at);
+            return true;
+        }
+        self.sessions[at].id = new;
+        self.note_change(at);
+        if self.is_reading(at) {
+            // The page that is on its way finds nobody.
+            let mut t = Turn {
+                now_ms: 0,
+                origin: None,
+                policy: p,
+                fx,
+            };
+            self.read_offline(at, &mut t);
+        }
+        true
+    }
+
     /// Whether this session is bound here.
     #[must_use]
     pub fn has_session(&self, id: SessionId) -> bool {
         self.index(id).is_some()
+    }
+
+    /// The address of a session.
+    #[must_use]
+    pub fn jid_of(&self, session: SessionId) -> Option<&Jid> {
+        self.index(session).map(|at| &self.sessions[at].jid)
     }
 
     /// All sessions, with their addresses.

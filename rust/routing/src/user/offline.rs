@@ -224,18 +224,19 @@ impl User {
         Kept::Stored
     }
 
+    /// Whether offline messages are being read for a session.
+    pub(super) fn is_reading(&self, at: usize) -> bool {
+        let reading = self.sessions[at].reading.as_ref();
+        reading.is_some_and(|r| r.progress != Progress::Idle)
+    }
+
     /// Asks for the offline messages, for a session that takes messages (XEP-0160 #flow, rule 5),
     /// unless there are none or another session is getting them. A session that is getting them
     /// asks again behind what it has: should a page have been lost, this finds it.
     pub(super) fn read_offline(&mut self, at: usize, t: &mut Turn) {
-        let is_busy = |s: &Session| {
-            s.reading
-                .as_ref()
-                .is_some_and(|r| r.progress != Progress::Idle)
-        };
-        let is_reading = is_busy(&self.sessions[at]);
+        let is_reading = self.is_reading(at);
         let has_some = self.backlog.stored > 0 || self.backlog.is_unsure;
-        if !is_reading && (!has_some || self.sessions.iter().any(is_busy)) {
+        if !is_reading && (!has_some || (0..self.sessions.len()).any(|at| self.is_reading(at))) {
             return;
         }
         let session = &mut self.sessions[at];

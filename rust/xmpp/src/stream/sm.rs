@@ -98,6 +98,13 @@ impl<S> AckQueue<S> {
         Ok(())
     }
 
+    /// Notes a stanza that was sent before the session was taken over; whoever had it has looked at
+    /// the limits.
+    pub fn restore(&mut self, stanza: S, size: usize) {
+        self.bytes = self.bytes.saturating_add(size);
+        self.pending.push_back((stanza, size));
+    }
+
     /// Applies the peer's `<a h='…'/>` or `<resume h='…'/>` and yields the stanzas it confirms,
     /// oldest first. A count that was confirmed before confirms nothing.
     ///

@@ -10,6 +10,7 @@ fn stanza() -> Stanza {
 }
 
 const SESSION: u64 = 77;
+const ID: ResumeId = [7; 16];
 
 #[test]
 fn every_kind_for_a_home_comes_out_as_it_went_in() {
@@ -39,6 +40,16 @@ fn every_kind_for_a_home_comes_out_as_it_went_in() {
             session: SESSION,
             seq: 4,
             stanza: stanza(),
+        },
+        Unit::Resume {
+            session: SESSION,
+            account: jid(),
+            id: ID,
+        },
+        Unit::Move {
+            session: SESSION,
+            jid: jid(),
+            to: SessionId { node: 3, number: 9 },
         },
     ];
     for unit in units {
@@ -90,6 +101,60 @@ fn every_kind_for_a_node_comes_out_as_it_went_in() {
         },
         Unit::ToComponent { stanza: stanza() },
         Unit::Account { jid: jid() },
+        Unit::Shadow {
+            session,
+            jid: jid(),
+            keepsake: &[7],
+        },
+        Unit::ShadowEnd {
+            session,
+            jid: jid(),
+        },
+    ];
+    for unit in units {
+        let bytes = unit.pack();
+        assert_eq!(head_of(&bytes), None);
+        assert_eq!(Unit::unpack(&bytes), Ok(unit));
+    }
+}
+
+#[test]
+fn every_kind_about_a_session_that_moves_comes_out_as_it_went_in() {
+    let session = SESSION;
+    let units = [
+        Unit::Fetch {
+            account: jid(),
+            id: ID,
+            to: SessionId { node: 3, number: 9 },
+            is_pushed: true,
+        },
+        Unit::Asked { session, count: 2 },
+        Unit::Fetched { session, h: None },
+        Unit::Fetched {
+            session,
+            h: Some(0),
+        },
+        Unit::Fetched {
+            session,
+            h: Some(u32::MAX),
+        },
+        Unit::Coming {
+            session,
+            jid: jid(),
+        },
+        Unit::Moved {
+            session,
+            is_moved: true,
+        },
+        Unit::State {
+            session,
+            is_last: false,
+            part: &[1, 2, 3],
+        },
+        Unit::Take {
+            account: jid(),
+            id: ID,
+        },
     ];
     for unit in units {
         let bytes = unit.pack();

@@ -1,0 +1,389 @@
+//! The side to which a session comes.
+
+use super::super::unit::{Unit, resume_id};
+use super::super::{Awaited, Mesh};
+use super::Wanted;
+use crate::node::{Node, goes_on};
+use crate::sessions::{Resumable, ResumeId};
+use antiphon_net::session::{Carried, Sent, Session};
+use antiphon_routing::SessionId;
+use antiphon_routing::home::shard_of;
+use antiphon_xmpp::packed::{Unpacker, Unreadable};
+use antiphon_xmpp::{Jid, Stanza};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+/// How long a client waits for its session.
+const ARRIVAL: Duration = Duration::from_secs(12);
+/// How much longer it is remembered that nobody waits: what comes late goes back.
+const LATE: Duration = Duration::from_secs(90);
+/// Sessions that may be on their way here.
+const ARRIVALS: usize = 65_536;
+/// Bytes of the state of one.
+const STATE_BYTES: usize = 256 << 20;
+/// Between two looks whether one has come.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The session, or what it had handled, if that is known.
+type Arrived = Result<Arc<Session>, Option<u32>>;
+
+/// A session that is on its way here.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    wanted: Wanted,
+    /// How many nodes were told to send it; how many have not got it.
+    asked: Option<u32>,
+    refused: u32,
+    h: Option<u32>,
+    state: Vec<u8>,
+    /// Whose client has gone meanwhile, or who is only to keep it: nobody.
+    waiting: Option<oneshot::Sender<Arrived>>,
+    /// It is not waited for any more.
+    is_over: bool,
+}
+
+/// All of them, by the numbers that they will have.
+pub(super) type Arrivals = HashMap<u64, Arrival>;
+
+/// What the former node of a session has of it.
+struct State {
+    jid: Jid,
+    resumable: Resumable,
+    carried: Carried,
+}
+
+impl State {
+    fn unpack(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let mut from = Unpacker::new(bytes);
+        let jid = from.jid()?;
+        let (id, seconds) = (resume_id(&mut from)?, from.small()?);
+        let (handled, acked) = (from.small()?, from.small()?);
+        let count: usize = from.small()?;
+        let mut sent = Vec::new();
+        for _ in 0..count {
+            let (at_ms, offline) = (from.number()?, from.number()?);
+            sent.push(Sent {
+                stanza: from.stanza()?,
+                at_ms,
+                offline: Some(offline).filter(|id| *id > 0),
+            });
+        }
+        Ok(Self {
+            jid,
+            resumable: Resumable { id, seconds },
+            carried: Carried {
+                handled,
+                acked,
+                sent,
+            },
+        })
+    }
+}
+
+impl Node {
+    /// Gets a session of another node here, to be resumed.
+    ///
+    /// # Errors
+    /// No node has it; what it had handled, if that is known.
+    pub(crate) async fn resume_from_elsewhere(
+        self: &Arc<Self>,
+        account: &Jid,
+        id: ResumeId,
+    ) -> Arrived {
+        let mesh = self.mesh.clone().filter(|mesh| mesh.takes_sessions());
+        let Some(mesh) = mesh else {
+            return Err(None);
+        };
+        let wanted = Wanted {
+            account: account.clone(),
+            id,
+        };
+        // The client may have lost the connection that it first asked on.
+        self.await_arrival(&mesh, &wanted).await;
+        let found = self.sessions.by_resume_id(id);
+        let goes_to = found.as_ref().map(|s| mesh.relocation.goes_to(s.id.number));
+        if let (Some(session), Some(None)) = (&found, goes_to) {
+            let is_theirs = session.jid.bare_str() == account.as_str();
+            return if is_theirs {
+                found.ok_or(None)
+            } else {
+                Err(None)
+            };
+        }
+        let (to, arrived) = self.expect_arrival(&mesh, &wanted).ok_or(None)?;
+        match goes_to.flatten() {
+            Some(other) => {
+                if !self.fetch_from(&mesh, other.node, wanted, to) {
+                    self.arrival_over(&mesh, to.number);
+                }
+            }
+            None => {
+                let shard = shard_of(account.as_str());
+                let unit = Unit::Resume {
+                    session: to.number,
+                    account: account.clone(),
+                    id,
+                };
+                let unit = unit.pack_for(shard);
+                if self
+                    .to_home(&mesh, (shard, None), unit, Awaited::Nobody)
+                    .is_err()
+                {
+                    self.arrival_over(&mesh, to.number);
+                }
+            }
+        }
+        arrived.await.unwrap_or(Err(None))
+    }
+
+    /// A node that goes down has a session for this one.
+    pub(in super::super) fn take_asked(self: &Arc<Self>, mesh: &Mesh, peer: u32, wanted: Wanted) {
+        if !mesh.takes_sessions() {
+            return;
+        }
+        let Some(own) = self.mesh.clone() else {
+            return;
+        };
+        let Some((to, _)) = self.expect_arrival(&own, &wanted) else {
+            return;
+        };
+        self.asked(mesh, to.number, 1);
+        let Wanted { account, id } = wanted;
+        let unit = Unit::Fetch {
+            account,
+            id,
+            to,
+            is_pushed: true,
+        };
+        if !mesh.tell(peer, &unit) {
+            self.arrival_over(mesh, to.number);
+        }
+    }
+
+    /// Waits for a session of this id, if it is on its way here.
+    pub(super) async fn await_arrival(&self, mesh: &Mesh, wanted: &Wanted) {
+        let deadline = Instant::now() + ARRIVAL;
+        let is_coming = || {
+            let arrivals = mesh.relocation.arrivals.lock();
+            let is_it = |a: &Arrival| {
+                !a.is_over && a.wanted.id == wanted.id && a.wanted.account == wanted.account
+            };
+            arrivals.values().any(is_it)
+        };
+        while is_coming() && Instant::now() < deadline {
+            sleep(PAUSE).await;
+        }
+    }
+
+    fn expect_arrival(
+        self: &Arc<Self>,
+        mesh: &Arc<Mesh>,
+        wanted: &Wanted,
+    ) -> Option<(SessionId, oneshot::Receiver<Arrived>)> {
+        let to = SessionId {
+            node: mesh.me(),
+            number: self.sessions.next_number(),
+        };
+        let (told, arrived) = oneshot::channel();
+        let arrival = Arrival {
+            wanted: wanted.clone(),
+            asked: None,
+            refused: 0,
+            h: None,
+            state: Vec::new(),
+            waiting: Some(told),
+            is_over: false,
+        };
+        let mut arrivals = mesh.relocation.arrivals.lock();
+        if arrivals.len() >= ARRIVALS {
+            return None;
+        }
+        arrivals.insert(to.number, arrival);
+        drop(arrivals);
+        let (node, mesh) = (Arc::clone(self), Arc::clone(mesh));
+        self.runtime.spawn(async move {
+            sleep(ARRIVAL).await;
+            if !mesh.relocation.arrivals.lock().contains_key(&to.number) {
+                return;
+            }
+            node.arrival_over(&mesh, to.number);
+            sleep(LATE).await;
+            mesh.relocation.arrivals.lock().remove(&to.number);
+        });
+        Some((to, arrived))
+    }
+
+    /// So many nodes were told to send it.
+    pub(in super::super) fn asked(self: &Arc<Self>, mesh: &Mesh, number: u64, count: u32) {
+        let mut arrivals = mesh.relocation.arrivals.lock();
+        let Some(arrival) = arrivals.get_mut(&number) else {
+            return;
+        };
+        arrival.asked = Some(count);
+        let is_over = arrival.refused >= count;
+        drop(arrivals);
+        if is_over {
+            self.arrival_over(mesh, number);
+        }
+    }
+
+    /// One of them has not got it.
+    pub(in super::super) fn not_fetched(
+        self: &Arc<Self>,
+        mesh: &Mesh,
+        number: u64,
+        h: Option<u32>,
+    ) {
+        let mut arrivals = mesh.relocation.arrivals.lock();
+        let Some(arrival) = arrivals.get_mut(&number) else {
+            return;
+        };
+        arrival.refused += 1;
+        arrival.h = arrival.h.or(h);
+        let is_over = arrival.asked.is_some_and(|asked| arrival.refused >= asked);
+        drop(arrivals);
+        if is_over {
+            self.arrival_over(mesh, number);
+        }
+    }
+
+    /// It is not waited for any more.
+    fn arrival_over(self: &Arc<Self>, mesh: &Mesh, number: u64) {
+        let mut arrivals = mesh.relocation.arrivals.lock();
+        let Some(arrival) = arrivals.get_mut(&number).filter(|a| !a.is_over) else {
+            return;
+        };
+        arrival.is_over = true;
+        let (waiting, h) = (arrival.waiting.take(), arrival.h);
+        let account = arrival.wanted.account.clone();
+        drop(arrivals);
+        let id = SessionId {
+            node: mesh.me(),
+            number,
+        };
+        match self.sessions.get(id) {
+            // The home knows it: its contacts hear of its end.
+            Some(session) => self.end_session(&session),
+            None => self.end_unknown(mesh, number, account),
+        }
+        if let Some(waiting) = waiting {
+            // The client may have gone.
+            let _ = waiting.send(Err(h));
+        }
+    }
+
+    /// Tells the home, should it know of a session that nobody takes up.
+    fn end_unknown(self: &Arc<Self>, mesh: &Mesh, session: u64, jid: Jid) {
+        let shard = shard_of(jid.bare_str());
+        let unit = Unit::End {
+            session,
+            jid,
+            is_confirmed: false,
+            stanzas: Vec::new(),
+        };
+        let unit = unit.pack_for(shard);
+        if self
+            .to_home(mesh, (shard, None), unit, Awaited::Nobody)
+            .is_err()
+        {
+            self.metrics.refused.inc();
+        }
+    }
+
+    /// The home knows a session by its new name, and what it gets now follows.
+    pub(in super::super) fn coming(self: &Arc<Self>, mesh: &Mesh, number: u64, jid: &Jid) {
+        let id = SessionId {
+            node: mesh.me(),
+            number,
+        };
+        // Its state may have been faster.
+        if self.sessions.get(id).is_none() && self.arriving(mesh, number, jid).is_none() {
+            self.end_unknown(mesh, number, jid.clone());
+        }
+    }
+
+    /// The session that is on its way here under this number, to which things can be delivered
+    /// from now on. `None`: nobody waits for it.
+    pub(super) fn arriving(&self, mesh: &Mesh, number: u64, jid: &Jid) -> Option<Arc<Session>> {
+        let arrivals = mesh.relocation.arrivals.lock();
+        arrivals.get(&number).filter(|a| !a.is_over)?;
+        Some(self.enter_arriving(mesh, number, jid))
+    }
+
+    fn enter_arriving(&self, mesh: &Mesh, number: u64, jid: &Jid) -> Arc<Session> {
+        let id = SessionId {
+            node: mesh.me(),
+            number,
+        };
+        if let Some(session) = self.sessions.get(id) {
+            return session;
+        }
+        let queue = self.live.load().queue;
+        let session = Arc::new(Session::arriving(id, jid.clone(), queue));
+        self.sessions.insert(Arc::clone(&session));
+        session
+    }
+
+    /// Part of what the former node of a session has of it.
+    pub(in super::super) fn state_came(
+        self: &Arc<Self>,
+        mesh: &Mesh,
+        number: u64,
+        is_last: bool,
+        part: &[u8],
+    ) {
+        let mut arrivals = mesh.relocation.arrivals.lock();
+        let Some(arrival) = arrivals.get_mut(&number) else {
+            return;
+        };
+        if arrival.state.len() + part.len() <= STATE_BYTES {
+            arrival.state.extend_from_slice(part);
+        }
+        if !is_last {
+            return;
+        }
+        let state = State::unpack(&std::mem::take(&mut arrival.state));
+        let is_theirs = |state: &State| state.jid.bare_str() == arrival.wanted.account.as_str();
+        let Some(state) = state.ok().filter(is_theirs) else {
+            drop(arrivals);
+            self.log_unit(mesh.me(), "the state of a session is unreadable");
+            return self.arrival_over(mesh, number);
+        };
+        let State {
+            jid,
+            resumable,
+            carried,
+        } = state;
+        if arrival.is_over {
+            drop(arrivals);
+            return self.give_back_carried(mesh, number, carried);
+        }
+        let session = self.enter_arriving(mesh, number, &jid);
+        if let Err(carried) = session.take_up(carried) {
+            // Ended by its home meanwhile.
+            drop(arrivals);
+            self.give_back_carried(mesh, number, carried);
+            return self.arrival_over(mesh, number);
+        }
+        self.sessions.enable(session.id, resumable);
+        // Until somebody takes it.
+        self.sessions.detached(session.id, self.now());
+        let waiting = arrivals.remove(&number).and_then(|a| a.waiting);
+        drop(arrivals);
+        self.let_pass(&session, false);
+        if let Some(waiting) = waiting {
+            // The client may have gone, and may come again.
+            let _ = waiting.send(Ok(session));
+        }
+    }
+
+    /// What never arrived goes another way.
+    fn give_back_carried(self: &Arc<Self>, mesh: &Mesh, number: u64, carried: Carried) {
+        let sent = carried.sent.into_iter().filter(goes_on);
+        let lost: Vec<(u64, Stanza)> = sent.map(|s| (s.at_ms, s.stanza)).collect();
+        self.give_back(mesh, number, lost);
+    }
+}
