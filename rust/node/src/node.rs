@@ -745,6 +745,9 @@ impl Node {
                     user.undelivered(stanzas, now_ms, &live.policy, fx);
                 }
             };
+        if let Some(mesh) = self.mesh.as_deref() {
+            mesh.tell_shadow_end(id, jid);
+        }
         // An entity with a session is always in memory, so nothing waits here; and nobody refuses,
         // also while its shard comes or goes.
         let guard = self.keep_shard(jid.bare_str());

@@ -6,6 +6,7 @@
 //! that comes waits for that, or, where its former home is dead, for what every node reports of its
 //! own sessions; then its entities are told of their sessions before anything else.
 
+use super::shadows;
 use super::taken::Taken;
 use super::unit::{Known, Leg, Unit};
 use super::{Awaited, Mesh};
@@ -187,6 +188,7 @@ impl Node {
         let older = map.nodes().iter().filter(|n| n.incarnation.0 < mesh.me());
         clock.take_lane(older.count() as u64);
         let gone = self.meet(mesh, map);
+        let shadows = shadows::changed(mesh.map().as_deref(), map, mesh.me());
         let mut effects = Vec::new();
         mesh.holdings.write().apply(Arc::clone(map), &mut effects);
         // Behind: what goes by the new map is judged by it.
@@ -197,6 +199,9 @@ impl Node {
             rebuild.viewed(map);
         }
         self.carry_out(mesh, knowledge, effects);
+        // Behind the reports.
+        mesh.shadows.mapped(map, mesh.me());
+        self.tell_shadows(mesh, &shadows);
         self.map_lanes(mesh);
         for peer in gone {
             self.peer_gone(mesh, knowledge, peer);
@@ -387,6 +392,7 @@ impl Node {
                 });
             }
         }
+        known.extend(mesh.shadows.of(&is_its));
         if to == mesh.me() {
             return self.reported(mesh, knowledge, to, &shards, known);
         }
@@ -441,7 +447,9 @@ impl Node {
             if one.0 == *since {
                 let its = by_shard.remove(shard).unwrap_or_default();
                 let its = its.into_iter().map(|known| (known.id, known));
-                one.1.reported(Incarnation(by), its);
+                let (own, shadowed): (Vec<_>, Vec<_>) = its.partition(|(id, _)| id.node == by);
+                one.1.shadowed(shadowed);
+                one.1.reported(Incarnation(by), own);
             }
             let mut holdings = mesh.holdings.write();
             holdings.reported((*shard, *since), Incarnation(by), &mut effects);
@@ -541,7 +549,9 @@ impl Node {
             if let Some((_, rebuild)) = reports.filter(|(of, _)| of == since && !is_clean) {
                 let known: HashSet<_> = sessions.iter().map(|known| known.id).collect();
                 let rebuilt = rebuild.finish();
-                let rebuilt = rebuilt.sessions.into_iter().map(|(_, known)| known);
+                // Who was lost with its node ends as soon as its entity knows of it.
+                let rebuilt = rebuilt.sessions.into_iter().chain(rebuilt.lost);
+                let rebuilt = rebuilt.map(|(_, known)| known);
                 sessions.extend(rebuilt.filter(|k| !known.contains(&k.id)));
             }
             for known in sessions {
@@ -571,6 +581,7 @@ impl Node {
         }
         if !served.is_empty() {
             self.lanes_ready(mesh, &served);
+            self.tell_shadows(mesh, &served.iter().copied().collect());
             self.tell_waiting(mesh, |shard| served.contains(&shard));
         }
         if !later.is_empty() {
@@ -634,6 +645,7 @@ impl Node {
             peer.leave();
         }
         mesh.epochs.write().clear();
+        mesh.shadows.clear();
         mesh.refusals.forget(|_| true);
         *knowledge = Knowledge::default();
         for session in self.sessions.all() {

@@ -384,8 +384,15 @@ impl Node {
     /// Sends the edges of an entity's sessions what their next homes are to know.
     pub(crate) fn send_keepsakes(&self, mesh: &Mesh, user: &mut User) {
         let changed: Vec<SessionId> = user.take_changed().collect();
-        for id in changed.into_iter().filter(|id| id.node != mesh.me()) {
-            if let Some(keepsake) = user.keepsake(id) {
+        for id in changed {
+            let Some(keepsake) = user.keepsake(id) else {
+                continue;
+            };
+            if id.node == mesh.me() {
+                if let Some(jid) = user.jid_of(id) {
+                    mesh.tell_shadow(id, jid, &keepsake);
+                }
+            } else {
                 let unit = Unit::Keep {
                     session: id.number,
                     keepsake: &keepsake,

@@ -26,6 +26,7 @@ mod refusals;
 mod releases;
 mod relocate;
 mod settle;
+mod shadows;
 mod taken;
 pub(crate) mod unit;
 
@@ -51,7 +52,6 @@ pub use homes::Homes;
 use lanes::Lanes;
 use parking_lot::{Mutex, RwLock};
 use proxies::Peer;
-use relocate::Wanted;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -97,6 +97,8 @@ pub struct Readings {
     pub brought: usize,
     /// Sessions of other nodes whose entities live here.
     pub proxies: usize,
+    /// Sessions of other nodes that this one is the shadow of.
+    pub shadows: usize,
     /// Shards that are served here.
     pub served: usize,
     /// Epoch of the map.
@@ -134,6 +136,7 @@ pub struct Mesh {
     /// Anonymous users who have logged in here and bind elsewhere.
     guests: Mutex<HashSet<Jid>>,
     relocation: relocate::Relocation,
+    shadows: shadows::Shadows,
     events: mpsc::UnboundedSender<Event>,
     refused: AtomicU64,
     /// It drains: nobody binds here any more.
@@ -170,6 +173,7 @@ impl Mesh {
             components: RwLock::default(),
             guests: Mutex::default(),
             relocation: relocate::Relocation::default(),
+            shadows: shadows::Shadows::default(),
             events,
             refused: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
@@ -243,6 +247,7 @@ impl Mesh {
             again: self.lanes.again(),
             brought: self.counts.len(),
             proxies: self.proxies.len(),
+            shadows: self.shadows.len(),
             served: self.homes.served(),
             epoch: holdings.epoch().0,
             refused: self.refused.load(Ordering::Relaxed),
@@ -535,44 +540,34 @@ impl Node {
                 self.sessions.keep(session, keepsake.into());
             }
             Unit::Ready { shards } => self.lanes_ready(mesh, &shards),
-            Unit::Resume {
+            Unit::Resume { .. }
+            | Unit::Move { .. }
+            | Unit::Fetch { .. }
+            | Unit::Asked { .. }
+            | Unit::Fetched { .. }
+            | Unit::Coming { .. }
+            | Unit::Moved { .. }
+            | Unit::State { .. }
+            | Unit::Take { .. } => self.take_moving(mesh, peer, unit),
+            Unit::Shadow {
                 session,
-                account,
-                id,
+                jid,
+                keepsake,
             } => {
-                let node = peer;
-                let to = SessionId {
-                    node,
-                    number: session,
-                };
-                self.resume_asked(account, id, to);
-            }
-            Unit::Move { session, jid, to } => {
-                let old = SessionId {
+                let id = SessionId {
                     node: peer,
                     number: session,
                 };
-                self.move_asked(old, jid, to);
+                let keepsake = keepsake.to_vec();
+                mesh.shadows.keep(unit::Known { id, jid, keepsake });
             }
-            Unit::Fetch {
-                account,
-                id,
-                to,
-                is_pushed,
-            } => self.fetch_asked(Wanted { account, id }, to, is_pushed),
-            Unit::Asked { session, count } => self.asked(mesh, session, count),
-            Unit::Fetched { session, h } => self.not_fetched(mesh, session, h),
-            Unit::Coming { session, jid } => self.coming(mesh, session, &jid),
-            Unit::Moved { session, is_moved } => mesh.relocation.moved(session, is_moved),
-            Unit::State {
-                session,
-                is_last,
-                part,
-            } => self.state_came(mesh, session, is_last, part),
-            Unit::Take { account, id } => self.take_asked(mesh, peer, Wanted { account, id }),
-            Unit::Component { domain, is_up } => mesh.component_at(peer, domain, is_up),
-            Unit::ToComponent { stanza } => self.to_component_here(stanza),
-            Unit::Account { jid } => self.account_changed_elsewhere(&jid),
+            Unit::ShadowEnd { session, jid } => {
+                let id = SessionId {
+                    node: peer,
+                    number: session,
+                };
+                mesh.shadows.ended(id, &jid);
+            }
             // All before it was taken.
             Unit::Flush => {}
             // Of the other class.

@@ -51,7 +51,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// A session that is asked for: whose it must be, and its resumption id.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
+struct Wanted {
     pub account: Jid,
     pub id: ResumeId,
 }
@@ -114,6 +114,11 @@ impl Relocation {
         }
     }
 
+    /// Whether something is on its way to another node.
+    fn is_giving(&self) -> bool {
+        !self.leaving.lock().is_empty()
+    }
+
     /// Where a session goes that can be had here no more.
     fn goes_to(&self, number: u64) -> Option<SessionId> {
         let leaving = self.leaving.lock();
@@ -153,8 +158,38 @@ impl Node {
         }
     }
 
+    /// A unit about a session that moves.
+    pub(super) fn take_moving(self: &Arc<Self>, mesh: &Mesh, peer: u32, unit: Unit<'_>) {
+        let of_peer = |number| SessionId { node: peer, number };
+        match unit {
+            Unit::Resume {
+                session,
+                account,
+                id,
+            } => self.resume_asked(account, id, of_peer(session)),
+            Unit::Move { session, jid, to } => self.move_asked(of_peer(session), jid, to),
+            Unit::Fetch {
+                account,
+                id,
+                to,
+                is_pushed,
+            } => self.fetch_asked(Wanted { account, id }, to, is_pushed),
+            Unit::Asked { session, count } => self.asked(mesh, session, count),
+            Unit::Fetched { session, h } => self.not_fetched(mesh, session, h),
+            Unit::Coming { session, jid } => self.coming(mesh, session, &jid),
+            Unit::Moved { session, is_moved } => mesh.relocation.moved(session, is_moved),
+            Unit::State {
+                session,
+                is_last,
+                part,
+            } => self.state_came(mesh, session, is_last, part),
+            Unit::Take { account, id } => self.take_asked(mesh, peer, Wanted { account, id }),
+            _ => {}
+        }
+    }
+
     /// To the home: a client resumes a session. The nodes that may have it are told.
-    pub(super) fn resume_asked(self: &Arc<Self>, account: Jid, id: ResumeId, to: SessionId) {
+    fn resume_asked(self: &Arc<Self>, account: Jid, id: ResumeId, to: SessionId) {
         let owner = account.clone();
         let job =
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, _fx: &mut Effects| {
@@ -212,7 +247,7 @@ impl Node {
     }
 
     /// A session that may be here is wanted elsewhere.
-    pub(super) fn fetch_asked(self: &Arc<Self>, wanted: Wanted, to: SessionId, is_pushed: bool) {
+    fn fetch_asked(self: &Arc<Self>, wanted: Wanted, to: SessionId, is_pushed: bool) {
         let node = Arc::clone(self);
         self.runtime.spawn(async move {
             if let Some(mesh) = node.mesh.clone()
@@ -356,7 +391,7 @@ impl Node {
     }
 
     /// To the home: a session goes on under another name.
-    pub(super) fn move_asked(self: &Arc<Self>, old: SessionId, jid: Jid, to: SessionId) {
+    fn move_asked(self: &Arc<Self>, old: SessionId, jid: Jid, to: SessionId) {
         let account = jid.bare();
         let job =
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
@@ -507,7 +542,7 @@ impl Node {
 
     /// Gives the sessions that can be resumed to other nodes, until a deadline: this one goes down.
     /// How many are gone.
-    pub(crate) async fn give_all_away(self: &Arc<Self>, until: Instant) -> usize {
+    pub async fn give_all_away(self: &Arc<Self>, until: Instant) -> usize {
         let Some(mesh) = self.mesh.clone() else {
             return 0;
         };
@@ -537,6 +572,10 @@ impl Node {
         for task in tasks {
             let left = until.saturating_duration_since(Instant::now());
             gone += usize::from(matches!(timeout(left, task).await, Ok(Ok(true))));
+        }
+        // What clients fetch by themselves.
+        while mesh.relocation.is_giving() && Instant::now() < until {
+            sleep(PAUSE).await;
         }
         if gone > 0 {
             let fields = vec![("sessions", gone.to_string())];
@@ -576,7 +615,10 @@ impl Node {
             return false;
         }
         let deadline = tokio::time::Instant::now() + PUSH;
-        while self.sessions.get(session.id).is_some() {
+        // Until it has been sent, too.
+        let number = session.id.number;
+        let is_leaving = || mesh.relocation.leaving.lock().contains_key(&number);
+        while self.sessions.get(session.id).is_some() || is_leaving() {
             if tokio::time::Instant::now() >= deadline {
                 return false;
             }

@@ -35,6 +35,8 @@ const ANSWER: u8 = 38;
 const COMPONENT: u8 = 39;
 const TO_COMPONENT: u8 = 40;
 const ACCOUNT: u8 = 41;
+const SHADOW: u8 = 60;
+const SHADOW_END: u8 = 61;
 const FETCH: u8 = 42;
 const ASKED: u8 = 43;
 const FETCHED: u8 = 44;
@@ -163,6 +165,14 @@ pub(crate) enum Unit<'a> {
     ToComponent { stanza: Stanza },
     /// An account was made, changed or deleted.
     Account { jid: Jid },
+    /// To the shadow of a shard: a session of the sender, which is its home, too.
+    Shadow {
+        session: u64,
+        jid: Jid,
+        keepsake: &'a [u8],
+    },
+    /// To the shadow of a shard: it is over.
+    ShadowEnd { session: u64, jid: Jid },
     /// To the home of these shards, each since that epoch: the sessions of them here. The last
     /// part says that these were all.
     Report {
@@ -389,6 +399,21 @@ impl Unit<'_> {
                 out.extend([COMPONENT, u8::from(*is_up)]);
                 put_jid(domain, out);
             }
+            Self::Shadow {
+                session,
+                jid,
+                keepsake,
+            } => {
+                out.push(SHADOW);
+                put_number(*session, out);
+                put_jid(jid, out);
+                put_bytes(keepsake, out);
+            }
+            Self::ShadowEnd { session, jid } => {
+                out.push(SHADOW_END);
+                put_number(*session, out);
+                put_jid(jid, out);
+            }
             Self::Account { jid } => {
                 out.push(ACCOUNT);
                 put_jid(jid, out);
@@ -585,6 +610,15 @@ impl<'a> Unit<'a> {
                 Self::Component { domain, is_up }
             }
             ACCOUNT => Self::Account { jid: from.jid()? },
+            SHADOW => Self::Shadow {
+                session: from.number()?,
+                jid: from.jid()?,
+                keepsake: from.bytes()?,
+            },
+            SHADOW_END => Self::ShadowEnd {
+                session: from.number()?,
+                jid: from.jid()?,
+            },
             FETCH..=TAKE => return Self::unpack_moving(kind, from),
             REPORT => {
                 let is_last = from.byte()? != 0;

@@ -140,7 +140,7 @@ impl Node {
     }
 
     /// A node that goes down has a session for this one.
-    pub(in super::super) fn take_asked(self: &Arc<Self>, mesh: &Mesh, peer: u32, wanted: Wanted) {
+    pub(super) fn take_asked(self: &Arc<Self>, mesh: &Mesh, peer: u32, wanted: Wanted) {
         if !mesh.takes_sessions() {
             return;
         }
@@ -217,7 +217,7 @@ impl Node {
     }
 
     /// So many nodes were told to send it.
-    pub(in super::super) fn asked(self: &Arc<Self>, mesh: &Mesh, number: u64, count: u32) {
+    pub(super) fn asked(self: &Arc<Self>, mesh: &Mesh, number: u64, count: u32) {
         let mut arrivals = mesh.relocation.arrivals.lock();
         let Some(arrival) = arrivals.get_mut(&number) else {
             return;
@@ -231,7 +231,7 @@ impl Node {
     }
 
     /// One of them has not got it.
-    pub(in super::super) fn not_fetched(
+    pub(super) fn not_fetched(
         self: &Arc<Self>,
         mesh: &Mesh,
         number: u64,
@@ -294,7 +294,7 @@ impl Node {
     }
 
     /// The home knows a session by its new name, and what it gets now follows.
-    pub(in super::super) fn coming(self: &Arc<Self>, mesh: &Mesh, number: u64, jid: &Jid) {
+    pub(super) fn coming(self: &Arc<Self>, mesh: &Mesh, number: u64, jid: &Jid) {
         let id = SessionId {
             node: mesh.me(),
             number,
@@ -328,7 +328,7 @@ impl Node {
     }
 
     /// Part of what the former node of a session has of it.
-    pub(in super::super) fn state_came(
+    pub(super) fn state_came(
         self: &Arc<Self>,
         mesh: &Mesh,
         number: u64,
