@@ -276,13 +276,23 @@ impl Core {
         }
     }
 
+    /// Sessions that can be resumed go to other nodes: their clients find them there.
+    fn give_sessions_away(&self, deadline: Duration) {
+        if let Some(node) = self.node() {
+            let until = Instant::now() + deadline;
+            node.runtime.block_on(node.give_all_away(until));
+        }
+    }
+
     /// Ends every stream with `system-shutdown`, keeps what was not confirmed, commits everything,
-    /// joins every thread. Blocks.
+    /// joins every thread. In a cluster, sessions that can be resumed go to other nodes before.
+    /// Blocks.
     pub fn stop(&self, deadline: Duration) {
         self.stop_accepting();
         let cluster = self.running.lock().as_ref().and_then(|r| r.cluster.clone());
         if let Some(cluster) = cluster {
             cluster.drain();
+            self.give_sessions_away(deadline);
         }
         let Some(running) = self.running.lock().take() else {
             return;

@@ -13,6 +13,7 @@ use antiphon_xmpp::stream::{Framing, Outgoing};
 use cluster::{Client, Cluster, bodies, same};
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 use world::{expect, jid, read, until};
 
 /// A client's connection: what it wrote down of its stream.
@@ -151,5 +152,168 @@ async fn a_session_is_resumed_on_any_node_wherever_its_home_is() {
                 assert!(is_not_found(resume(&cluster, user, edge, &id, 0).await));
             }
         }
+    }
+}
+
+/// As the socket of a session that went away: what it is told last.
+fn farewell(client: &Client) -> Option<String> {
+    let generation = antiphon_net::session::FIRST_GENERATION;
+    let taken = client.session.take(generation, Waker::noop());
+    let name = |e: antiphon_xmpp::stream::StreamError| e.condition.name().to_owned();
+    taken.is_replaced.then(|| taken.close.map(name).unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_under_way_while_a_session_moves_arrive_once_and_in_order() {
+    let cluster = Arc::new(Cluster::new(30).await);
+    let count = 1200;
+    let mut all = Vec::new();
+    for (pair, home) in [1, 2, 3, 1, 2, 3].into_iter().enumerate() {
+        let user = (0..30).filter(|u| cluster.home_of(*u) == home);
+        let user = user.skip(pair / 3).step_by(2).next().unwrap();
+        let from = 29 - pair;
+        let cluster = Arc::clone(&cluster);
+        all.push(tokio::spawn(async move {
+            let (client, id) = resumable(&cluster, user, pair as u32 % 3 + 1, "r").await;
+            let sender = Arc::new(cluster.online(from, (pair as u32 + 1) % 3 + 1, "s").await);
+            let sending = Arc::clone(&sender);
+            let sends = tokio::spawn(async move {
+                for i in 0..count {
+                    sending.message(user, &format!("p{pair}n{i}"));
+                    if i % 8 == 0 {
+                        tokio::time::sleep(Duration::from_millis(4)).await;
+                    }
+                }
+            });
+            let mut seen = String::new();
+            read_to(&client, &mut seen, "<body>").await;
+            let (mut h, mut found) = (stanzas(&seen), bodies(&seen));
+            // The client is lost again and again, some of what it read unconfirmed.
+            for round in 0..12 {
+                let node = (pair as u32 + round) % 3 + 1;
+                let resumed = resume(&cluster, user, node, &id, h).await;
+                let resumed = resumed.unwrap_or_else(|e| panic!("p{pair} round {round}: {e:?}"));
+                let mut text = String::new();
+                until(|| {
+                    text += &resumed.read();
+                    bodies(&text).len() > 20 || found.len() + bodies(&text).len() >= count
+                })
+                .await;
+                h += stanzas(&text);
+                found.extend(bodies(&text));
+                if round == 11 {
+                    let mut text = String::new();
+                    until(|| {
+                        text += &resumed.read();
+                        found.len() + bodies(&text).len() >= count
+                    })
+                    .await;
+                    found.extend(bodies(&text));
+                }
+            }
+            sends.await.unwrap();
+            sender.acked().await;
+            let expected: Vec<String> = (0..count).map(|i| format!("p{pair}n{i}")).collect();
+            same(&found, &expected, &format!("pair {pair}"));
+            same(&cluster.archive(user).await, &expected, "archive");
+        }));
+    }
+    for one in all {
+        one.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_goes_down_gives_its_sessions_away() {
+    let mut cluster = Cluster::new(30).await;
+    let mut clients = Vec::new();
+    for user in 0..20 {
+        clients.push(resumable(&cluster, user, 2, "r").await);
+    }
+    let sender = cluster.online(25, 1, "s").await;
+    let watcher = cluster.online(clients[0].0.user, 3, "watcher").await;
+    for (client, _) in &clients {
+        sender.message(client.user, "before");
+    }
+    let mut counts = Vec::new();
+    for (client, _) in &clients {
+        let mut all = String::new();
+        read_to(client, &mut all, "<body>before").await;
+        counts.push(stanzas(&all));
+    }
+    expect(&watcher.session, "before").await;
+    cluster.take_shards(2);
+    cluster.settle().await;
+    let until_then = std::time::Instant::now() + Duration::from_secs(20);
+    let node = cluster.node(2);
+    assert_eq!(node.give_all_away(until_then).await, 20);
+    for (client, _) in &clients {
+        assert_eq!(farewell(client).as_deref(), Some("system-shutdown"));
+        sender.message(client.user, "while away");
+    }
+    drop(node);
+    cluster.kill(2).await;
+    cluster.settle().await;
+    for ((client, id), h) in clients.iter().zip(counts) {
+        let node = if client.user % 2 == 0 { 1 } else { 3 };
+        let resumed = resume(&cluster, client.user, node, id, h).await.unwrap();
+        let text = resumed.expect("while away").await;
+        assert_eq!(bodies(&text), ["while away"]);
+    }
+    let text = expect(&watcher.session, "while away").await;
+    assert!(!text.contains("<presence"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_resumed_is_not_found_anywhere() {
+    let cluster = Cluster::new(30).await;
+    let user = cluster.user_of(1);
+    let other = cluster.user_of(2);
+    let (client, id) = resumable(&cluster, user, 2, "r").await;
+    // Nobody has it; it is somebody else's; it is no id.
+    assert!(is_not_found(resume(&cluster, user, 3, &"0".repeat(32), 0).await));
+    assert!(is_not_found(resume(&cluster, other, 3, &id, 0).await));
+    assert!(is_not_found(resume(&cluster, other, 2, &id, 0).await));
+    assert!(is_not_found(resume(&cluster, user, 3, "x", 0).await));
+    assert_eq!(farewell(&client), None);
+    // More than it was sent: the session is over, as on one node.
+    let ahead = resume(&cluster, user, 3, &id, 100).await.err().unwrap();
+    assert!(matches!(ahead, ResumeFailed::AckAhead(_)), "{ahead:?}");
+    assert_eq!(farewell(&client).as_deref(), Some(""));
+    assert!(is_not_found(resume(&cluster, user, 1, &id, 0).await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_who_resume_at_once_one_has_the_session() {
+    let cluster = Arc::new(Cluster::new(30).await);
+    for home in 1..=3 {
+        let user = cluster.user_of(home);
+        let (client, id) = resumable(&cluster, user, 1, "r").await;
+        let mut all = String::new();
+        read_to(&client, &mut all, "<presence").await;
+        let h = stanzas(&all);
+        let attempts: Vec<_> = (0..6)
+            .map(|n| {
+                let (cluster, id) = (Arc::clone(&cluster), id.clone());
+                tokio::spawn(async move { resume(&cluster, user, n % 3 + 1, &id, h).await })
+            })
+            .collect();
+        let mut resumed = Vec::new();
+        for attempt in attempts {
+            resumed.extend(attempt.await.unwrap());
+        }
+        let sender = cluster.online(29, 3, "s").await;
+        sender.message(user, "to one");
+        let mut got = 0;
+        until(|| {
+            let texts = resumed.iter().map(Resumed::read);
+            got += texts.filter(|t| t.contains("to one")).count();
+            got > 0
+        })
+        .await;
+        assert_eq!(got, 1);
+        // And it can be had again.
+        let last = resume(&cluster, user, 2, &id, h).await.unwrap();
+        assert!(last.expect("to one").await.contains("to one"));
     }
 }

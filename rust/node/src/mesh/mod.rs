@@ -549,6 +549,9 @@ impl Node {
             | Unit::Moved { .. }
             | Unit::State { .. }
             | Unit::Take { .. } => self.take_moving(mesh, peer, unit),
+            Unit::Component { domain, is_up } => mesh.component_at(peer, domain, is_up),
+            Unit::ToComponent { stanza } => self.to_component_here(stanza),
+            Unit::Account { jid } => self.account_changed_elsewhere(&jid),
             Unit::Shadow {
                 session,
                 jid,
