@@ -1,6 +1,6 @@
 //! Archives whose home died, and writes of one that had lost its shards.
 
-use super::{kill, unread};
+use super::{eventually, kill, unread};
 use crate::contract::archive::{JULIET, ROMEO, all, at, keep, message, numbers, page, pair};
 use crate::contract::{Place, ROOM, put, record, wait};
 use crate::{Keyspace, rows, server};
@@ -287,6 +287,77 @@ fn an_offline_message_that_refers_to_what_is_dead_goes() {
     let archived = wait(store.offline(&romeo, 0, 10)).unwrap();
     let archived: Vec<_> = archived.iter().map(|record| record.archived).collect();
     assert_eq!(archived, [Some(at(1)), Some(at(101))]);
+}
+
+#[test]
+fn a_segment_that_lands_across_others_shows_no_message_twice() {
+    const COUNT: u64 = 150;
+    if server().is_none() {
+        return;
+    }
+    let keyspace = Keyspace::new();
+    let store = keyspace.open(ROOM);
+    let [romeo, _] = pair(&*store);
+    for n in 0..COUNT {
+        let body = if n % 7 == 3 { "word rare" } else { "word" };
+        put(
+            &*store,
+            keep(&romeo, message(&romeo, JULIET, ROMEO, n, body)),
+        )
+        .unwrap();
+    }
+    eventually("segments", || {
+        rows(&keyspace, "SELECT first_id FROM KS.fts_seg") == 2
+    });
+    let hex = |bytes: Vec<u8>| {
+        let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("0x{}", digits.concat())
+    };
+    // Made by another who knew of one message less: it begins and ends one later.
+    let second = 1000 << 12;
+    let found = keyspace.cql("SELECT first_id, last_id, words, pairs FROM KS.fts_seg");
+    let found = found.into_rows_result().expect("rows");
+    for row in found
+        .rows::<(i64, i64, Vec<u8>, Vec<u8>)>()
+        .expect("segments")
+    {
+        let (first, last, words, pairs) = row.expect("a segment");
+        keyspace.cql(&format!(
+            "INSERT INTO KS.fts_seg (owner, first_id, last_id, n, words, pairs) \
+             VALUES ('{ROMEO}', {}, {}, 64, {}, {})",
+            first + second,
+            last + second,
+            hex(words),
+            hex(pairs)
+        ));
+    }
+    for (text, step) in [("word", 1), ("rare", 7)] {
+        let expected: Vec<u64> = (0..COUNT).filter(|n| step == 1 || n % 7 == 3).collect();
+        for is_from_end in [false, true] {
+            let mut seen = Vec::new();
+            let mut filter = ArchiveFilter {
+                text: Some(text.into()),
+                ..ArchiveFilter::default()
+            };
+            loop {
+                let page = wait(store.archive_page(&romeo, filter.clone(), is_from_end, 9));
+                let page = page.expect("a page");
+                let mut found = numbers(&page);
+                if is_from_end {
+                    filter.before = page.messages.first().map(|m| m.id);
+                    found.append(&mut seen);
+                    seen = found;
+                } else {
+                    filter.after = page.messages.last().map(|m| m.id);
+                    seen.append(&mut found);
+                }
+                if page.is_complete {
+                    break;
+                }
+            }
+            assert_eq!(seen, expected, "{text} {is_from_end}");
+        }
+    }
 }
 
 #[test]
