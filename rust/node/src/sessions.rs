@@ -31,6 +31,8 @@ struct Entry {
     ends_ms: u64,
     /// What the entity knows of it, for its next home; there while that is another node.
     keepsake: Option<Arc<[u8]>>,
+    /// The last message that another node gave it, by its uid; 0: none.
+    last: u64,
 }
 
 /// All sessions of this process.
@@ -73,6 +75,7 @@ impl Sessions {
             resumable: None,
             ends_ms: 0,
             keepsake: None,
+            last: 0,
         };
         self.slice(number).write().insert(number, entry);
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -92,6 +95,20 @@ impl Sessions {
         if let Some(entry) = self.slice(number).write().get_mut(&number) {
             entry.keepsake = Some(keepsake);
         }
+    }
+
+    /// Notes the last message that another node gave a session.
+    pub fn note_last(&self, number: u64, uid: u64) {
+        if let Some(entry) = self.slice(number).write().get_mut(&number) {
+            entry.last = uid;
+        }
+    }
+
+    /// What was last noted so; 0: nothing.
+    #[must_use]
+    pub fn last_of(&self, number: u64) -> u64 {
+        let slice = self.slice(number).read();
+        slice.get(&number).map_or(0, |entry| entry.last)
     }
 
     /// Forgets it: its entity lives here.

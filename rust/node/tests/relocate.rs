@@ -160,7 +160,9 @@ fn farewell(client: &Client) -> Option<String> {
     let generation = antiphon_net::session::FIRST_GENERATION;
     let taken = client.session.take(generation, Waker::noop());
     let name = |e: antiphon_xmpp::stream::StreamError| e.condition.name().to_owned();
-    taken.is_replaced.then(|| taken.close.map(name).unwrap_or_default())
+    taken
+        .is_replaced
+        .then(|| taken.close.map(name).unwrap_or_default())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,7 +273,9 @@ async fn what_cannot_be_resumed_is_not_found_anywhere() {
     let other = cluster.user_of(2);
     let (client, id) = resumable(&cluster, user, 2, "r").await;
     // Nobody has it; it is somebody else's; it is no id.
-    assert!(is_not_found(resume(&cluster, user, 3, &"0".repeat(32), 0).await));
+    assert!(is_not_found(
+        resume(&cluster, user, 3, &"0".repeat(32), 0).await
+    ));
     assert!(is_not_found(resume(&cluster, other, 3, &id, 0).await));
     assert!(is_not_found(resume(&cluster, other, 2, &id, 0).await));
     assert!(is_not_found(resume(&cluster, user, 3, "x", 0).await));

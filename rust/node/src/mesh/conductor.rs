@@ -389,6 +389,7 @@ impl Node {
                     id: session.id,
                     jid: session.jid.clone(),
                     keepsake: keepsake.to_vec(),
+                    last: self.sessions.last_of(session.id.number),
                 });
             }
         }
@@ -646,6 +647,7 @@ impl Node {
         }
         mesh.epochs.write().clear();
         mesh.shadows.clear();
+        mesh.given.clear();
         mesh.refusals.forget(|_| true);
         *knowledge = Knowledge::default();
         for session in self.sessions.all() {

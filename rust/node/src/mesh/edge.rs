@@ -167,20 +167,33 @@ impl Node {
         };
         let now_ms = self.now();
         let mut lost: Vec<(u64, Stanza)> = Vec::new();
+        let mut last = 0;
         let mut from = Unpacker::new(packed);
         while !from.is_empty() {
             let (Ok(offline), Ok(stanza)) = (from.number(), from.stanza()) else {
                 break;
             };
             let offline = Some(offline).filter(|id| *id > 0);
+            if stanza.uid > 0 && offline.is_none() {
+                last = stanza.uid;
+            }
             let before = self.deliver(id, stanza, offline, now_ms, None);
             if let Err((stanza, before)) = before {
+                eprintln!(
+                    "DBG edge {id:?} refuses: {:?}",
+                    self.sessions
+                        .get(id)
+                        .map(|s| (s.is_closed(), s.is_arriving(), before.len()))
+                );
                 let before = before.into_iter().filter(crate::node::goes_on);
                 lost.extend(before.map(|s| (s.at_ms, s.stanza)));
                 if offline.is_none() && !crate::history::is_result(&stanza) {
                     lost.push((now_ms, stanza));
                 }
             }
+        }
+        if last > 0 {
+            self.sessions.note_last(number, last);
         }
         if !lost.is_empty() {
             self.give_back(mesh, number, lost);

@@ -1,7 +1,7 @@
 //! The side of a session where its entity lives, when its socket is on another node.
 
 use super::counts::{Brought, Joined};
-use super::homes::Homes;
+use super::homes::{Guard, Homes};
 use super::proxies::{Foreign, Peer, deliveries};
 use super::unit::{Known, Leg, Unit};
 use super::{Awaited, Mesh};
@@ -13,10 +13,10 @@ use antiphon_cluster::map::ShardMap;
 use antiphon_cluster::relay::Outcome;
 use antiphon_net::session::FIRST_GENERATION;
 use antiphon_routing::SessionId;
-use antiphon_routing::archive::ArchiveId;
+use antiphon_routing::archive::{ArchiveFilter, ArchiveId};
 use antiphon_routing::effect::{Effects, Origin};
 use antiphon_routing::home::shard_of;
-use antiphon_routing::store::StoreError;
+use antiphon_routing::store::{Store, StoreError};
 use antiphon_routing::user::{Rebound, User};
 use antiphon_xmpp::packed::put_number;
 use antiphon_xmpp::stanza::{Stanza, StanzaError};
@@ -24,6 +24,9 @@ use antiphon_xmpp::stream::StreamCondition;
 use antiphon_xmpp::{Jid, StanzaKind};
 use bytes::Bytes;
 use std::sync::Arc;
+
+/// Messages that a session is given at most which its dead home had not given it.
+const MISSED: usize = 200;
 
 impl Node {
     /// A stanza of a session whose home this is. Whether it is told later that it is done.
@@ -274,7 +277,7 @@ impl Node {
 
     /// An entity that comes here is told of a session that was bound before.
     pub(super) fn take_up_session(self: &Arc<Self>, mesh: &Mesh, known: Known) {
-        let Known { id, jid, keepsake } = known;
+        let (id, jid) = (known.id, known.jid.clone());
         let is_ours = id.node == mesh.me();
         let peer = match is_ours {
             true => None,
@@ -292,21 +295,31 @@ impl Node {
             // It is known here from now on.
             self.sessions.unkeep(id.number);
         }
-        self.rebind(mesh, id, jid.clone(), keepsake);
+        self.rebind(mesh, known);
         if is_over {
             // Its node is dead; its contacts hear of it.
             self.end_at_home(&jid, id, false, Vec::new());
         }
     }
 
-    fn rebind(self: &Arc<Self>, mesh: &Mesh, id: SessionId, jid: Jid, keepsake: Vec<u8>) {
+    fn rebind(self: &Arc<Self>, mesh: &Mesh, known: Known) {
+        let Known {
+            id,
+            jid,
+            keepsake,
+            last,
+        } = known;
         let account = jid.bare();
         let guard = Homes::hold(&mesh.homes, shard_of(account.as_str()));
         let job =
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, _fx: &mut Effects| {
-                let rebound = user.map(|user| user.rebind(id, &jid, &keepsake));
+                let mut seen = None;
+                let rebound = user.map(|user| {
+                    seen = user.place_of(last).filter(|_| last > 0);
+                    user.rebind(id, &jid, &keepsake)
+                });
                 let (gone, condition) = match rebound {
-                    Ok(Ok(Rebound::Done)) => return drop(guard),
+                    Ok(Ok(Rebound::Done)) => return node.catch_up(id, jid, seen, guard),
                     Ok(Ok(Rebound::Replaced(gone))) => (gone, StreamCondition::Conflict),
                     Ok(Ok(Rebound::NoAccount)) => (id, StreamCondition::NotAuthorized),
                     Ok(Err(_)) | Err(_) => (id, StreamCondition::Reset),
@@ -317,6 +330,46 @@ impl Node {
         let mut routes = crate::node::Routes::new();
         self.with_user_first(&account, job, &mut routes);
         self.route_all(routes);
+    }
+
+    /// Gives a session what its dead home had stored behind the message that it got last; its shard
+    /// is not served before.
+    fn catch_up(
+        self: &Arc<Self>,
+        id: SessionId,
+        jid: Jid,
+        seen: Option<ArchiveId>,
+        guard: Option<Guard>,
+    ) {
+        let Some(seen) = seen else {
+            return;
+        };
+        let node = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let owner = jid.bare();
+            let filter = ArchiveFilter {
+                after: Some(seen),
+                ..ArchiveFilter::default()
+            };
+            let page = node.store.archive_page(&owner, filter, false, MISSED);
+            match page.await {
+                Ok(page) if !page.messages.is_empty() => {
+                    let job = move |node: &Arc<Self>,
+                                    user: Result<&mut User, &StoreError>,
+                                    fx: &mut Effects| {
+                        if let Ok(user) = user {
+                            user.catch_up(id, page.messages, &node.live.load().policy, fx);
+                        }
+                        drop(guard);
+                    };
+                    let mut routes = crate::node::Routes::new();
+                    node.with_user_first(&owner, job, &mut routes);
+                    node.route_all(routes);
+                }
+                Ok(_) => {}
+                Err(error) => node.log_store_error("missed messages not read", &error),
+            }
+        });
     }
 
     /// What an entity that comes here has sent on and no home has taken.
@@ -405,10 +458,29 @@ impl Node {
     /// A node is gone: so are its sessions.
     pub(super) fn end_sessions_of(self: &Arc<Self>, mesh: &Mesh, peer: u32) {
         mesh.counts.forget(peer);
+        let mut lost = self.lost_with(mesh, peer);
         for foreign in mesh.proxies.those(|f| f.session.id.node == peer) {
             let (id, jid) = (foreign.session.id, foreign.session.jid.clone());
-            let stanzas = self.forget_proxy(mesh, id);
+            let mut stanzas = lost.remove(&(id, jid.clone())).unwrap_or_default();
+            stanzas.extend(self.forget_proxy(mesh, id));
             self.end_at_home(&jid, id, false, stanzas);
+        }
+        // Of sessions that have another home by now, or that another has replaced.
+        for ((_, jid), stanzas) in lost {
+            let shard = shard_of(jid.bare_str());
+            let unit = Unit::End {
+                session: 0,
+                jid,
+                is_confirmed: false,
+                stanzas,
+            };
+            let unit = unit.pack_for(shard);
+            if self
+                .to_home(mesh, (shard, None), unit, Awaited::Nobody)
+                .is_err()
+            {
+                self.metrics.refused.inc();
+            }
         }
     }
 

@@ -223,6 +223,7 @@ impl Node {
             let sent = mesh.lanes.sent.lock().remove(&(peer, *number));
             match sent {
                 Some((shard, ticket)) => self.outcome_of(mesh, shard, ticket, *outcome),
+                None if mesh.given.taken(peer, *number) => {}
                 None => mesh.flushed(peer, *number),
             }
         }

@@ -18,6 +18,7 @@ mod announce;
 pub(crate) mod conductor;
 pub(crate) mod counts;
 mod edge;
+mod given;
 mod home;
 mod homes;
 mod lanes;
@@ -137,6 +138,7 @@ pub struct Mesh {
     guests: Mutex<HashSet<Jid>>,
     relocation: relocate::Relocation,
     shadows: shadows::Shadows,
+    given: given::Given,
     events: mpsc::UnboundedSender<Event>,
     refused: AtomicU64,
     /// It drains: nobody binds here any more.
@@ -174,6 +176,7 @@ impl Mesh {
             guests: Mutex::default(),
             relocation: relocate::Relocation::default(),
             shadows: shadows::Shadows::default(),
+            given: given::Given::default(),
             events,
             refused: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
@@ -562,7 +565,12 @@ impl Node {
                     number: session,
                 };
                 let keepsake = keepsake.to_vec();
-                mesh.shadows.keep(unit::Known { id, jid, keepsake });
+                mesh.shadows.keep(unit::Known {
+                    id,
+                    jid,
+                    keepsake,
+                    last: 0,
+                });
             }
             Unit::ShadowEnd { session, jid } => {
                 let id = SessionId {

@@ -202,7 +202,7 @@ impl Node {
         }
         for unit in deliveries(session.id.number, &taken.out.bytes) {
             // A node that is gone needs it no more.
-            let _ = mesh.links.send(peer, Class::Stanza, unit);
+            let _ = mesh.give(session, unit);
         }
         if let Some(error) = taken.close {
             let unit = Unit::Close {

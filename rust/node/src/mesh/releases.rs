@@ -76,7 +76,12 @@ impl Node {
                         // For the home after the next, should that die.
                         self.sessions.keep(id.number, keepsake.clone().into());
                     }
-                    let known = Known { id, jid, keepsake };
+                    let known = Known {
+                        id,
+                        jid,
+                        keepsake,
+                        last: 0,
+                    };
                     all.entry(shard_of(user.jid().as_str()))
                         .or_default()
                         .push(known);
@@ -100,7 +105,7 @@ impl Node {
             mesh.proxies.leave(id);
             for unit in self.last_of_proxy(foreign) {
                 // A node that is gone needs it no more.
-                let _ = mesh.links.send(id.node, Class::Stanza, unit);
+                let _ = mesh.give(&foreign.session, unit);
             }
         }
         let deadline = Instant::now() + LINK;

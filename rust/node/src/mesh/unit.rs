@@ -55,6 +55,8 @@ pub(crate) struct Known {
     pub id: SessionId,
     pub jid: Jid,
     pub keepsake: Vec<u8>,
+    /// The last message that it got, by its uid; 0: none that is known.
+    pub last: u64,
 }
 
 /// A stanza that an entity sent on, and no home has taken yet.
@@ -224,6 +226,7 @@ fn put_known(sessions: &[Known], out: &mut Vec<u8>) {
         put_number(known.id.number, out);
         put_jid(&known.jid, out);
         put_bytes(&known.keepsake, out);
+        put_number(known.last, out);
     }
 }
 
@@ -235,7 +238,13 @@ fn known(from: &mut Unpacker<'_>) -> Result<Vec<Known>, Unreadable> {
             number: from.number()?,
         };
         let (jid, keepsake) = (from.jid()?, from.bytes()?.to_vec());
-        Ok(Known { id, jid, keepsake })
+        let last = from.number()?;
+        Ok(Known {
+            id,
+            jid,
+            keepsake,
+            last,
+        })
     };
     (0..count).map(|_| one(from)).collect()
 }

@@ -30,7 +30,7 @@ pub(super) struct Archive {
     /// Sent by sessions of this process, oldest first.
     sent: VecDeque<SentBefore>,
     /// What the store said after an unclean end.
-    past: Vec<Recent>,
+    pub(super) past: Vec<Recent>,
     /// See [`ArchiveState::filed`].
     filed: Vec<u64>,
     /// See [`super::Call::ArchiveOldDialect`].

@@ -3,10 +3,11 @@
 
 use super::presence::Available;
 use super::{Policy, Session, Turn, User};
+use crate::archive::{ArchiveId, ArchivedMessage, Flags, Recent};
 use crate::effect::Effects;
 use crate::session::SessionId;
 use antiphon_xmpp::packed::{Unpacker, Unreadable, put_bytes, put_number};
-use antiphon_xmpp::{Jid, StanzaKind};
+use antiphon_xmpp::{Jid, Stanza, StanzaKind};
 
 const INTERESTED: u8 = 1;
 const WANTS_BLOCKS: u8 = 1 << 1;
@@ -122,6 +123,50 @@ impl User {
     #[must_use]
     pub fn has_session(&self, id: SessionId) -> bool {
         self.index(id).is_some()
+    }
+
+    /// The place of a received message among those that a former home had stored last.
+    #[must_use]
+    pub fn place_of(&self, uid: u64) -> Option<ArchiveId> {
+        let past = &self.archive.as_ref()?.past;
+        let is_it = |r: &&Recent| !r.is_out && r.uid.0 == uid;
+        past.iter().find(is_it).map(|r| r.id)
+    }
+
+    /// Gives a session what a former home had stored for it and died before it gave it: messages
+    /// of its archive, oldest first.
+    pub fn catch_up(
+        &mut self,
+        session: SessionId,
+        messages: Vec<ArchivedMessage>,
+        p: &Policy,
+        fx: &mut Effects,
+    ) {
+        let is_receiving = |presence: &Available| presence.priority >= 0;
+        let at = self.index(session);
+        let presence = at.and_then(|at| self.sessions[at].presence.as_deref());
+        if !presence.is_some_and(is_receiving) {
+            return;
+        }
+        let t = Turn {
+            now_ms: 0,
+            origin: None,
+            policy: p,
+            fx,
+        };
+        for message in messages {
+            if message.flags.has(Flags::OUT) {
+                continue;
+            }
+            let stanza = Stanza::from_bytes(&message.stanza).ok();
+            let stanza = stanza.filter(|s| !s.from.as_ref().is_some_and(|f| self.is_blocked(f)));
+            let Some(stanza) = stanza else {
+                continue;
+            };
+            let stanza = self.stamped(stanza, message.id.ms());
+            let stanza = self.identified(stanza, message.id, &t);
+            t.fx.deliver(session, stanza);
+        }
     }
 
     /// The address of a session.

@@ -231,12 +231,7 @@ impl Node {
     }
 
     /// One of them has not got it.
-    pub(super) fn not_fetched(
-        self: &Arc<Self>,
-        mesh: &Mesh,
-        number: u64,
-        h: Option<u32>,
-    ) {
+    pub(super) fn not_fetched(self: &Arc<Self>, mesh: &Mesh, number: u64, h: Option<u32>) {
         let mut arrivals = mesh.relocation.arrivals.lock();
         let Some(arrival) = arrivals.get_mut(&number) else {
             return;

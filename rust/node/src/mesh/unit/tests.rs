@@ -170,6 +170,7 @@ fn every_kind_of_a_hand_over_comes_out_as_it_went_in() {
         id,
         jid: jid(),
         keepsake: vec![1, 2],
+        last: 9,
     };
     let leg = Leg {
         origin: Origin {
