@@ -8,6 +8,7 @@ pub mod caps;
 mod cluster;
 pub mod config;
 pub mod core;
+mod entities;
 pub mod gateway;
 pub mod history;
 pub mod live;

@@ -1,5 +1,10 @@
 //! Whose a stanza is: a served domain's, an account's, a component's, or somebody's elsewhere.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "what is refused is given back, and boxing it would cost every stanza"
+)]
+
 use crate::live::Live;
 use crate::mesh::counts::Brought;
 use crate::node::{Busy, Node, Routes};

@@ -36,7 +36,7 @@ async fn messages_find_their_way_whatever_the_homes_and_edges() {
                     let body = format!("m{sent}");
                     sender.message(to, &body);
                     let text = expect(&receiver.session, &body).await;
-                    assert_eq!(bodies(&text), [body.clone()]);
+                    assert_eq!(bodies(&text), std::slice::from_ref(&body));
                     sender.acked().await;
                     assert_eq!(cluster.archive(to).await.last(), Some(&body));
                     assert_eq!(cluster.archive(from).await.last(), Some(&body));

@@ -206,7 +206,6 @@ impl Node {
                     };
                     count += u32::from(node.fetch_from(mesh, peer, wanted, to));
                 }
-                eprintln!("DBG home {} asked {count} {to:?}: {sessions:?}", mesh.me());
                 node.tell_asked(mesh, to, count);
             };
         if self.on_user(&owner, job).is_err()
@@ -283,17 +282,11 @@ impl Node {
         self.await_arrival(mesh, &wanted).await;
         let found = self.sessions.by_resume_id(wanted.id);
         let Some(session) = found else {
-            {
-                eprintln!("DBG give site 1 to {to:?}");
-                return Err(self.sessions.last_h(wanted.id));
-            }
+            return Err(self.sessions.last_h(wanted.id));
         };
         if session.jid.bare_str() != wanted.account.as_str() {
             // Somebody else's: as if there were none.
-            {
-                eprintln!("DBG give site 2 to {to:?}");
-                return Err(None);
-            }
+            return Err(None);
         }
         if let Some(other) = mesh
             .relocation
@@ -304,12 +297,7 @@ impl Node {
             let is_told = self.fetch_from(mesh, other.node, wanted, to);
             return if is_told { Ok(()) } else { Err(None) };
         }
-        let claim = self
-            .claim_for(mesh, &session, to, is_pushed)
-            .ok_or_else(|| {
-                eprintln!("DBG claim {:?} {:?}", session.id, session.is_closed());
-                None
-            })?;
+        let claim = self.claim_for(mesh, &session, to, is_pushed).ok_or(None)?;
         let _departure = Departure {
             mesh: Arc::clone(mesh),
             number: session.id.number,
@@ -320,17 +308,11 @@ impl Node {
         if self.settled(&session).await.is_none() {
             guard.disarm();
             self.end_session(&session);
-            {
-                eprintln!("DBG give site 3 to {to:?}");
-                return Err(None);
-            }
+            return Err(None);
         }
         let Some(moved) = self.begin_move(mesh, &session, claim, to) else {
             guard.disarm();
-            {
-                eprintln!("DBG give site 4 to {to:?}");
-                return Err(None);
-            }
+            return Err(None);
         };
         self.ask_move(mesh, &session, to)?;
         let moved = timeout(MOVE, moved).await;
@@ -338,7 +320,6 @@ impl Node {
         match moved {
             Ok(Ok(true)) => self.send_state(mesh, &session, to).await,
             Ok(_) => {
-                eprintln!("DBG not moved {:?} {to:?}", session.id);
                 self.lost(&session);
                 Err(None)
             }
@@ -448,11 +429,6 @@ impl Node {
         fx: &mut Effects,
     ) -> bool {
         if !user.has_session(old) {
-            eprintln!(
-                "DBG home {} has no {old:?} for {to:?}: {:?}",
-                mesh.me(),
-                user.sessions()
-            );
             return user.has_session(to);
         }
         let queue = self.live.load().queue;
@@ -523,11 +499,6 @@ impl Node {
         let resumable = self.sessions.resumable(session.id.number);
         let (Some(resumable), Some(carried)) = (resumable, session.hand_over(successor.as_ref()))
         else {
-            eprintln!(
-                "DBG send_state {:?} closed {}",
-                session.id,
-                session.is_closed()
-            );
             self.end_session(session);
             return Err(None);
         };

@@ -290,12 +290,8 @@ impl Node {
 
     /// The home knows a session by its new name, and what it gets now follows.
     pub(super) fn coming(self: &Arc<Self>, mesh: &Mesh, number: u64, jid: &Jid) {
-        let id = SessionId {
-            node: mesh.me(),
-            number,
-        };
-        // Its state may have been faster.
-        if self.sessions.get(id).is_none() && self.arriving(mesh, number, jid).is_none() {
+        if self.arriving(mesh, number, jid).is_none() {
+            // In order with what goes home when a session has gone on from here.
             self.end_unknown(mesh, number, jid.clone());
         }
     }
@@ -303,9 +299,18 @@ impl Node {
     /// The session that is on its way here under this number, to which things can be delivered
     /// from now on. `None`: nobody waits for it.
     pub(super) fn arriving(&self, mesh: &Mesh, number: u64, jid: &Jid) -> Option<Arc<Session>> {
+        let id = SessionId {
+            node: mesh.me(),
+            number,
+        };
+        // Locked first: its state may be faster, and nobody waits any more then.
         let arrivals = mesh.relocation.arrivals.lock();
-        arrivals.get(&number).filter(|a| !a.is_over)?;
-        Some(self.enter_arriving(mesh, number, jid))
+        let arrival = arrivals.get(&number).filter(|a| !a.is_over);
+        match (self.sessions.get(id), arrival) {
+            (Some(session), _) => Some(session),
+            (None, Some(_)) => Some(self.enter_arriving(mesh, number, jid)),
+            (None, None) => None,
+        }
     }
 
     fn enter_arriving(&self, mesh: &Mesh, number: u64, jid: &Jid) -> Arc<Session> {
