@@ -44,7 +44,7 @@ impl Clock {
 }
 
 /// Microseconds since 1970; 0 before.
-fn system_us() -> i64 {
+pub(super) fn system_us() -> i64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

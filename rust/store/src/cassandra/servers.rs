@@ -40,8 +40,9 @@ const DOUBTFUL_ATTEMPTS: u32 = 6;
 /// A request that has failed for this long, while others succeed, is reported.
 const STUCK: Duration = Duration::from_secs(5);
 
-/// How often one asks again who is told to wait.
+/// When one asks again who is told to wait, first and at the latest: many may wait.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
+const ASK_LATEST: Duration = Duration::from_millis(300);
 
 /// The values of a statement, as they go to the servers: each a length and its bytes.
 #[derive(Debug, Clone)]
@@ -206,6 +207,7 @@ impl Servers {
     /// # Errors
     /// They may not.
     async fn may_send(&self, deadline: Instant, pass: Pass<'_>) -> Result<(), Failure> {
+        let mut delay = ASK_AGAIN;
         loop {
             match self.gate.leave(pass) {
                 Leave::Yes(_) => return Ok(()),
@@ -216,7 +218,8 @@ impl Servers {
             if Instant::now() >= closing.map_or(deadline, |at| at.min(deadline)) {
                 return Err(Failure::Away);
             }
-            sleep(ASK_AGAIN).await;
+            sleep(spread(delay)).await;
+            delay = (delay * 2).min(ASK_LATEST);
         }
     }
 

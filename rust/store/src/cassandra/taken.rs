@@ -8,6 +8,7 @@
 //! messages passes over them.
 
 use super::archives::{bucket_of, buckets};
+use super::clock::system_us;
 use super::engine::Engine;
 use super::error::Failure;
 use super::gate::Pass;
@@ -79,8 +80,9 @@ struct Mark {
     epoch: u64,
     dead: Vec<Dead>,
     flushed: u64,
-    /// The latest timestamp of what was read.
-    written_us: i64,
+    /// When the inbox was written, and this.
+    flushed_us: i64,
+    taken_us: i64,
 }
 
 impl Mark {
@@ -102,7 +104,8 @@ impl Mark {
             epoch: epoch.map_or(0, from_cql),
             dead: dead.as_deref().map(dead_value).unwrap_or_default(),
             flushed: flushed.map_or(0, from_cql),
-            written_us: flushed_us.max(dead_us).unwrap_or(0),
+            flushed_us: flushed_us.unwrap_or(0),
+            taken_us: dead_us.unwrap_or(0),
         })
     }
 
@@ -117,6 +120,22 @@ impl Mark {
         let part = (above, from.max(beyond + 1));
         self.dead.push(part);
         part
+    }
+
+    /// A timestamp above all that a former home can have used. All that is written here from now on
+    /// has a later one.
+    fn timestamp(&self, servers: &Servers, upto: u64, written_us: i64) -> i64 {
+        let beginning = to_cql(ArchiveId(upto).ms()).saturating_mul(1000);
+        let messages = written_us
+            .max(self.flushed_us)
+            .saturating_add(HEAD_START_US);
+        // Bounded, since one that breaks off again and again must not go on into the future.
+        let taken = (self.taken_us + HEAD_START_US).min(system_us() + 2 * HEAD_START_US);
+        let at = beginning.max(messages).max(taken);
+        let at = at.max(servers.clock.next());
+        servers.clock.observe(at);
+        // Less, where it lies so far ahead that the clock does not believe it.
+        at.min(servers.clock.next() - 1)
     }
 }
 
@@ -188,31 +207,25 @@ pub(super) async fn bury(
         owner,
         pass: Pass::Of(owner, time),
         part,
-        at_us: timestamp(servers, part.1, written_us.max(mark.written_us)),
+        at_us: mark.timestamp(servers, part.1, written_us),
     };
     burial.forget(&mut mark.dead, &months).await?;
     let column = dead_column(&mark.dead);
+    let bytes = owner.len() + 8 * column.len();
     let values = (servers.clock.next(), column, owner);
-    let row = Row::new(&servers.statements.inbox_dead_put, values, 16 * PARTS);
-    burial.write(&[row]).await?;
-    let offline = burial.offline(&waiting);
-    let ((), (), orphans) = tokio::try_join!(burial.messages(), burial.months(), offline)?;
+    let row = Row::new(&servers.statements.inbox_dead_put, values, bytes);
+    // The mark comes first: nobody begins below a delete that there is.
+    let mut rows = vec![row];
+    rows.extend(burial.months());
+    let (offline, orphans) = burial.offline(&waiting);
+    rows.extend(offline);
+    burial.write(&rows).await?;
+    burial.messages().await?;
     let values = (servers.clock.next(), to_cql(epoch), owner);
     burial
         .write(&[Row::new(&servers.statements.inbox_taken_put, values, 0)])
         .await?;
     Ok(orphans)
-}
-
-/// A timestamp above all that a former home can have used. All that is written here from now on has
-/// a later one.
-fn timestamp(servers: &Servers, upto: u64, written_us: i64) -> i64 {
-    let beginning = to_cql(ArchiveId(upto).ms()).saturating_mul(1000);
-    let beyond = written_us.saturating_add(HEAD_START_US);
-    let at = beginning.max(beyond).max(servers.clock.next());
-    servers.clock.observe(at);
-    // Less, where it lies so far ahead that the clock does not believe it.
-    at.min(servers.clock.next() - 1)
 }
 
 /// The deletes of one owner.
@@ -252,20 +265,16 @@ impl Burial<'_> {
         Ok(())
     }
 
-    async fn months(&self) -> Result<(), Failure> {
+    fn months(&self) -> Option<Row<'_>> {
         let (above, upto) = (bucket_of(self.part.0), bucket_of(self.part.1));
-        if above + 1 >= upto {
-            return Ok(());
-        }
         let values = (self.at_us, self.owner, above, upto);
         let statement = &self.engine.servers.statements.buckets_bury;
-        self.write(&[Row::new(statement, values, self.owner.len())])
-            .await
+        (above + 1 < upto).then(|| Row::new(statement, values, self.owner.len()))
     }
 
     /// Offline messages whose message is dead, and those that are still on their way: their numbers
-    /// are timestamps.
-    async fn offline(&self, waiting: &[(i64, Option<u64>)]) -> Result<u64, Failure> {
+    /// are timestamps. And how many of the former there are.
+    fn offline(&self, waiting: &[(i64, Option<u64>)]) -> (Vec<Row<'_>>, u64) {
         let statements = &self.engine.servers.statements;
         let part = [self.part];
         let is_orphan = |id: &Option<u64>| id.is_some_and(|id| is_dead(&part, id));
@@ -282,8 +291,7 @@ impl Burial<'_> {
             let values = (self.at_us, self.owner, newest, self.at_us);
             rows.push(Row::new(&statements.offline_bury, values, self.owner.len()));
         }
-        self.write(&rows).await?;
-        Ok(count)
+        (rows, count)
     }
 
     /// Takes out of the dead parts what need not be remembered: of months that are gone, and the
