@@ -179,12 +179,6 @@ impl Node {
             }
             let before = self.deliver(id, stanza, offline, now_ms, None);
             if let Err((stanza, before)) = before {
-                eprintln!(
-                    "DBG edge {id:?} refuses: {:?}",
-                    self.sessions
-                        .get(id)
-                        .map(|s| (s.is_closed(), s.is_arriving(), before.len()))
-                );
                 let before = before.into_iter().filter(crate::node::goes_on);
                 lost.extend(before.map(|s| (s.at_ms, s.stanza)));
                 if offline.is_none() && !crate::history::is_result(&stanza) {
