@@ -134,6 +134,22 @@ class Site:
                 raise Unsettled(f"after {timeout_s:.0f} s: {said}\n{self.logs()}")
             time.sleep(POLL_S)
 
+    def wait_still(self, seconds: float = 3.0, timeout_s: float = SETTLE_S) -> int:
+        """Waits until the map has not changed for a while, behind a join for example; its epoch.
+
+        Raises `Unsettled`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = self.wait_settled()
+            before = {one.epoch for one in found.values()}
+            time.sleep(seconds)
+            after = {one.epoch for one in self.wait_settled().values()}
+            if before == after and len(after) == 1:
+                return after.pop()
+            if time.monotonic() > deadline:
+                raise Unsettled(f"the map changes all the time: {before}, then {after}")
+
     def statuses(self, nodes: Iterable[Node] | None = None) -> dict[str, status.Status]:
         """How each of these (all that run) sees the cluster. Raises `NoStatus`."""
         return status.of(nodes if nodes is not None else self.up)
