@@ -329,3 +329,111 @@ fn what_overflows_when_gates_open_comes_back_in_order() {
         assert_eq!(back, sorted, "with stream management: {has_sm}");
     }
 }
+
+fn arriving(number: u64) -> Arc<Session> {
+    let of = session(1_000_000, 100);
+    let limits = QueueLimits {
+        outgoing_bytes: 1_000_000,
+        unacked: sm::QueueLimits {
+            stanzas: 3,
+            bytes: 1_000_000,
+        },
+        held_stanzas: 3,
+    };
+    let id = SessionId { node: 2, number };
+    Arc::new(Session::arriving(id, of.jid.clone(), limits))
+}
+
+#[test]
+fn a_session_goes_on_elsewhere_with_what_was_not_confirmed_before_what_came_meanwhile() {
+    let session = with_sm(1_000_000, 100);
+    for (id, offline) in [("1", None), ("2", Some(7)), ("3", None), ("4", None)] {
+        session.deliver(message(id), offline, 5).unwrap();
+    }
+    let seq = session.received();
+    session.handled(seq);
+    assert_eq!(session.acked(1).unwrap(), []);
+    assert!(session.hand_over(None).is_none());
+    session.detach(0).unwrap();
+    let carried = session.hand_over(None).unwrap();
+    assert_eq!((carried.handled, carried.acked), (1, 1));
+    assert_eq!(ids(&carried.sent), ["2", "3", "4"]);
+    assert!(session.is_closed() && session.hand_over(None).is_none());
+    let new = arriving(9);
+    assert!(new.is_arriving() && new.detach(0).is_none());
+    new.deliver(message("5"), None, 6).unwrap();
+    assert_eq!(new.let_pass(true), 0);
+    // However many there are: they were within the limits where they come from.
+    new.take_up(carried).unwrap();
+    assert_eq!(new.inbound(), Some((1, true)));
+    let generation = new.detach(0).unwrap();
+    assert!(new.is_claimed(generation));
+    assert_eq!(new.acked(2).unwrap(), [7]);
+    assert_eq!(new.let_pass(false), 1);
+    let generation = new.attach(Framing::Tcp, Outgoing::new(Framing::Tcp));
+    let text = written(&new, generation);
+    let places = ["id='3'", "id='4'", "id='5'"].map(|id| text.find(id).unwrap());
+    assert!(places.is_sorted() && !text.contains("id='2'"), "{text}");
+    assert_eq!(new.received(), 2);
+}
+
+#[test]
+fn what_arrives_at_a_session_that_is_over_comes_back() {
+    let session = with_sm(1_000_000, 100);
+    session.deliver(message("1"), None, 0).unwrap();
+    session.detach(0).unwrap();
+    let carried = session.hand_over(None).unwrap();
+    let new = arriving(9);
+    new.deliver(message("2"), None, 0).unwrap();
+    assert_eq!(ids(&new.finish(0)), ["2"]);
+    let carried = new.take_up(carried).err().unwrap();
+    assert_eq!(ids(&carried.sent), ["1"]);
+}
+
+#[test]
+fn the_connection_of_a_session_that_is_given_away_is_told_that_the_node_goes_down() {
+    let session = with_sm(1_000_000, 100);
+    session.detach_leaving(0).unwrap();
+    let taken = session.take(FIRST_GENERATION, Waker::noop());
+    assert!(taken.is_replaced);
+    let shutdown = taken.close.map(|error| error.condition);
+    assert_eq!(shutdown, Some(StreamCondition::SystemShutdown));
+    session.attach(Framing::Tcp, Outgoing::new(Framing::Tcp));
+    let generation = session.attach(Framing::Tcp, Outgoing::new(Framing::Tcp));
+    let taken = session.take(generation - 1, Waker::noop());
+    assert!(taken.is_replaced && taken.close.is_none());
+}
+
+#[test]
+fn what_waits_for_a_commit_waits_on_in_the_successor() {
+    let old = Arc::new(session(1_000_000, 100));
+    let gate = Arc::new(Gate::default());
+    old.deliver(message("1"), None, 0).unwrap();
+    old.deliver_behind(&gate, message("2"), None, 0).unwrap();
+    old.deliver(message("3"), None, 0).unwrap();
+    let id = SessionId { node: 0, number: 2 };
+    let limits = QueueLimits {
+        outgoing_bytes: 1_000_000,
+        unacked: sm::QueueLimits {
+            stanzas: 9,
+            bytes: 1_000_000,
+        },
+        held_stanzas: 3,
+    };
+    let new = Session::new(id, old.jid.clone(), Framing::Tcp, limits);
+    let new = Arc::new(new);
+    new.inherit(&old);
+    let (out, rest) = old.retire(&new);
+    let text = String::from_utf8(out.bytes).unwrap();
+    assert!(text.contains("id='1'") && !text.contains("id='2'"));
+    assert!(rest.is_empty() && !old.is_gated());
+    // An answer that somebody owes the old one.
+    old.deliver(message("4"), None, 0).unwrap();
+    assert_eq!(written(&new, FIRST_GENERATION), "");
+    for session in gate.open() {
+        session.let_pass(false);
+    }
+    let text = written(&new, FIRST_GENERATION);
+    let places = ["id='2'", "id='3'", "id='4'"].map(|id| text.find(id).unwrap());
+    assert!(places.is_sorted(), "{text}");
+}

@@ -454,6 +454,7 @@ impl Node {
             self.retire_proxy(mesh, old, &new);
         } else if let Some(session) = self.sessions.get(old) {
             new.inherit(&session);
+            mesh.tell_shadow_end(old, jid);
         }
         if new.is_gated() {
             self.note_gated(&new);
@@ -481,7 +482,7 @@ impl Node {
         }
         for unit in deliveries(old.number, &packed) {
             // A node that is gone needs it no more.
-            let _ = mesh.links.send(old.node, Class::Stanza, unit);
+            let _ = mesh.give(&foreign.session, unit);
         }
     }
 
@@ -502,7 +503,8 @@ impl Node {
             self.end_session(session);
             return Err(None);
         };
-        let state = pack_state(session, &resumable, &carried);
+        let last = self.sessions.last_of(session.id.number);
+        let state = pack_state(session, &resumable, &carried, last);
         self.sessions.remove(session);
         if !self.send_parts(mesh, to, &state).await {
             // It goes another way, as with any session whose node dies.
@@ -628,7 +630,8 @@ impl Node {
     }
 }
 
-fn pack_state(session: &Session, resumable: &Resumable, carried: &Carried) -> Vec<u8> {
+/// `last` as in [`crate::sessions::Sessions::note_last`].
+fn pack_state(session: &Session, resumable: &Resumable, carried: &Carried, last: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     put_bytes(session.jid.as_str().as_bytes(), &mut out);
     put_bytes(&resumable.id, &mut out);
@@ -642,5 +645,6 @@ fn pack_state(session: &Session, resumable: &Resumable, carried: &Carried) -> Ve
         put_number(sent.offline.unwrap_or(0), &mut out);
         sent.stanza.pack(&mut out);
     }
+    put_number(last, &mut out);
     out
 }

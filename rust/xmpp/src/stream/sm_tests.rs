@@ -281,3 +281,19 @@ proptest! {
         prop_assert_eq!(left, 0);
     }
 }
+
+#[test]
+fn what_was_sent_before_a_session_was_taken_over_is_confirmed_as_if_it_never_had_been() {
+    let limits = QueueLimits {
+        stanzas: 2,
+        bytes: 0,
+    };
+    let mut queue = AckQueue::starting_at(u32::MAX, limits);
+    for number in 1..=3 {
+        queue.restore(number, 10);
+    }
+    assert_eq!((queue.sent(), queue.len(), queue.bytes()), (2, 3, 30));
+    assert_eq!(queue.push(4, 10), Err(QueueFull(4)));
+    assert_eq!(queue.on_ack(1).unwrap().collect::<Vec<_>>(), [1, 2]);
+    queue.push(4, 10).unwrap();
+}

@@ -53,6 +53,8 @@ struct State {
     jid: Jid,
     resumable: Resumable,
     carried: Carried,
+    /// The last message that its home gave it, by its uid; 0: none that is known.
+    last: u64,
 }
 
 impl State {
@@ -71,7 +73,15 @@ impl State {
                 offline: Some(offline).filter(|id| *id > 0),
             });
         }
+        // Of one whose home was its own node, what it did not confirm tells.
+        let unconfirmed = sent.iter().rev().filter(|s| s.offline.is_none());
+        let unconfirmed = unconfirmed.map(|s| s.stanza.uid).find(|uid| *uid > 0);
+        let last = match from.number()? {
+            0 => unconfirmed.unwrap_or(0),
+            last => last,
+        };
         Ok(Self {
+            last,
             jid,
             resumable: Resumable { id, seconds },
             carried: Carried {
@@ -356,6 +366,7 @@ impl Node {
             jid,
             resumable,
             carried,
+            last,
         } = state;
         if arrival.is_over {
             drop(arrivals);
@@ -369,6 +380,9 @@ impl Node {
             return self.arrival_over(mesh, number);
         }
         self.sessions.enable(session.id, resumable);
+        if self.sessions.last_of(number) == 0 {
+            self.sessions.note_last(number, last);
+        }
         // Until somebody takes it.
         self.sessions.detached(session.id, self.now());
         let waiting = arrivals.remove(&number).and_then(|a| a.waiting);
