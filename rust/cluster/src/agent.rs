@@ -163,6 +163,8 @@ pub struct Agent {
     records: BTreeMap<String, Record>,
     leader: Option<Incarnation>,
     has_leader: bool,
+    /// Since when there is no leader.
+    leaderless: Option<Mono>,
     map_revision: Revision,
     /// In force, from etcd or from a peer.
     map: Option<Arc<ShardMap>>,
@@ -199,6 +201,7 @@ impl Agent {
             records: BTreeMap::new(),
             leader: None,
             has_leader: false,
+            leaderless: None,
             map_revision: Revision(0),
             map: None,
             was_in_view: false,
@@ -399,7 +402,7 @@ impl Agent {
                 self.call(now, Kind::Keepalive, Call::Keepalive { lease }, out);
             }
             self.declare(now, lease, out);
-            if !self.has_leader && now >= self.retry && !self.is_calling(Kind::Campaign) {
+            if self.may_lead(now) && now >= self.retry && !self.is_calling(Kind::Campaign) {
                 self.retry = now.after(timing.ping_ms);
                 let me = self.me;
                 self.call(now, Kind::Campaign, Call::Campaign { lease, me }, out);
@@ -419,6 +422,17 @@ impl Agent {
         {
             self.doubt(now, Some(leader), out);
         }
+    }
+
+    /// Whether nobody leads and this node may. One that has to be quiet ([`Agent::is_quiet`]) lets
+    /// others try first.
+    fn may_lead(&self, now: Mono) -> bool {
+        let patience_ms = match self.is_quiet(now) {
+            true => 2 * self.config.timing.fresh_ms,
+            false => 0,
+        };
+        let is_due = |since: Mono| now.since(since) >= patience_ms;
+        !self.has_leader && self.leaderless.is_none_or(is_due)
     }
 
     /// Puts its state into its record when another is wanted.
@@ -668,6 +682,10 @@ impl Agent {
 
     fn leader_changed(&mut self, now: Mono, stored: Option<Stored>, out: &mut Vec<Output>) {
         self.has_leader = stored.is_some();
+        self.leaderless = match self.has_leader {
+            true => None,
+            false => self.leaderless.or(Some(now)),
+        };
         self.leader = stored.as_ref().and_then(|stored| {
             let text = std::str::from_utf8(&stored.value).ok()?;
             text.parse().ok().map(Incarnation)
@@ -696,7 +714,7 @@ impl Agent {
                 if map.epoch() < self.epoch() {
                     out.push(Output::Alert(Alert::OldMap(map.epoch())));
                 }
-                self.adopt(now, Arc::new(map), out);
+                self.adopt(Arc::new(map), out);
             }
             Err(error) => self.garbage(now, Alert::BadMap(error), out),
         }
@@ -707,17 +725,9 @@ impl Agent {
     }
 
     /// A published map, wherever it was learnt.
-    fn adopt(&mut self, now: Mono, map: Arc<ShardMap>, out: &mut Vec<Output>) {
+    fn adopt(&mut self, map: Arc<ShardMap>, out: &mut Vec<Output>) {
         if map.epoch() <= self.epoch() || map.shards() != self.config.shards {
             return;
-        }
-        let lives = |m: &ShardMap| m.nodes().iter().map(|n| n.incarnation).collect::<Vec<_>>();
-        if self
-            .map
-            .as_ref()
-            .is_none_or(|old| lives(old) != lives(&map))
-        {
-            self.planning.view_changed = now;
         }
         self.map = Some(map.clone());
         if self.me == Incarnation(0) {

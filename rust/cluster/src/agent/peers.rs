@@ -137,7 +137,7 @@ impl Agent {
         match note {
             Note::Ping { sent, epoch } => self.pinged(now, (from, sent, epoch), out),
             Note::Pong { sent, .. } => self.fence.answered(from, sent, now),
-            Note::Map(map) => self.adopt(now, map, out),
+            Note::Map(map) => self.adopt(map, out),
             Note::Out(epoch) => {
                 if epoch > self.epoch() && self.was_in_view {
                     self.out(OutReason::LeftOut, out);
@@ -217,13 +217,14 @@ impl Agent {
         }
     }
 
-    /// How a node looks from here.
+    /// How a node looks from here. Only whoever was heard from here can have gone: a port that has
+    /// always refused is a wrong address, or a way that is not open yet.
     pub(super) fn signs(&self, target: Incarnation, now: Mono) -> Signs {
         let timing = self.config.timing;
         let answered = self.peers.answered.get(&target);
         if answered.is_some_and(|at| now.since(*at) <= timing.fresh_ms) {
             Signs::Hears
-        } else if self.peers.is_refused(target, timing.refused_ms, now) {
+        } else if answered.is_some() && self.peers.is_refused(target, timing.refused_ms, now) {
             Signs::Refused
         } else {
             Signs::Silent

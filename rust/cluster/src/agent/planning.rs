@@ -29,14 +29,24 @@ struct Doubt {
     is_revoked: bool,
 }
 
+/// What a plan depends on.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    epoch: Epoch,
+    members: Vec<Member>,
+    words: u64,
+}
+
 /// What the planner remembers; of no use in any other node.
 #[derive(Debug, Default)]
 pub(super) struct Planning {
     doubts: BTreeMap<Incarnation, Doubt>,
     stopped: BTreeSet<Incarnation>,
     settled: BTreeMap<Shard, Epoch>,
-    /// When the set of nodes last changed.
-    pub(super) view_changed: Mono,
+    /// Goes on with each new word in `settled`.
+    words: u64,
+    /// Out of this nothing came to be done.
+    idle: Option<Known>,
     /// Of the map in etcd.
     pub(super) etcd_epoch: Epoch,
     not_before: Mono,
@@ -48,7 +58,11 @@ impl Planning {
     }
 
     pub(super) fn settled(&mut self, settled: &[(Shard, Epoch)]) {
-        self.settled.extend(settled.iter().copied());
+        for (shard, since) in settled {
+            if self.settled.insert(*shard, *since) != Some(*since) {
+                self.words += 1;
+            }
+        }
     }
 
     pub(super) fn heard(&mut self, from: Incarnation, word: (u64, Incarnation, Signs)) {
@@ -84,26 +98,32 @@ impl Agent {
             return;
         }
         self.doubt(now, None, out);
-        let is_quiet =
-            now.since(self.contact_since) < timing.lease_ms && !self.planted.has(Bug::SkipQuiet);
         let is_current = self.epoch() == self.planning.etcd_epoch;
         if !is_current && self.relist.is_none() {
             // A peer knows a newer map than etcd's watch has brought.
             self.relist = Some(now.after(timing.gap_ms));
         }
-        if now < self.planning.not_before || !is_current || (is_quiet && self.map.is_some()) {
+        if now < self.planning.not_before || !is_current || self.is_quiet(now) {
             return;
         }
-        let members = self.presumed(now);
+        let known = Known {
+            epoch: self.epoch(),
+            members: self.presumed(now),
+            words: self.planning.words,
+        };
+        if self.planning.idle.as_ref() == Some(&known) {
+            return;
+        }
         let settled = &self.planning.settled;
         let situation = Situation {
             previous: self.map.as_deref(),
-            members: &members,
+            members: &known.members,
             shards: self.config.shards,
             planner: self.me,
             settled: &|shard, since| settled.get(&shard).is_some_and(|at| *at >= since),
         };
         let Some(map) = plan(&situation, &self.config.policy) else {
+            self.planning.idle = Some(known);
             return;
         };
         // Settled hand-overs, drains and the like are gathered a little.
@@ -115,6 +135,12 @@ impl Agent {
             map: map.into(),
         };
         self.call(now, Kind::Publish, call, out);
+    }
+
+    /// Whether a planner would do nothing: for a lease time after it came, or etcd came back.
+    pub(super) fn is_quiet(&self, now: Mono) -> bool {
+        let is_new = now.since(self.contact_since) < self.config.timing.lease_ms;
+        is_new && self.map.is_some() && !self.planted.has(Bug::SkipQuiet)
     }
 
     /// Names of the nodes that a map leaves out, each with the revision under which it is gone.
@@ -245,13 +271,12 @@ impl Agent {
         lease: Option<LeaseId>,
         out: &mut Vec<Output>,
     ) {
-        let is_stable = now.since(self.planning.view_changed) >= self.config.timing.lease_ms;
         let (Some(lease), Some(doubt)) = (lease, self.planning.doubts.get(&life)) else {
             return;
         };
         let is_dead = self.has_most(&doubt.refused, doubt, life, now)
             && self.signs(life, now) == Signs::Refused;
-        if !is_dead || !is_stable || doubt.is_revoked || self.is_calling(Kind::Revoke) {
+        if !is_dead || doubt.is_revoked || self.is_calling(Kind::Revoke) {
             return;
         }
         if let Some(doubt) = self.planning.doubts.get_mut(&life) {

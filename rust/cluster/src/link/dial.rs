@@ -12,12 +12,13 @@ use crate::member::speaks_with;
 use crate::wire::v1;
 use crate::wire::v1::relay_client::RelayClient;
 use rustls::pki_types::ServerName;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::AsyncBufReadExt;
 use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsConnector;
 use tokio_stream::Stream;
@@ -71,11 +72,11 @@ pub(super) fn start(shared: &Arc<Shared>, peer: &Arc<Peer>) {
     }
 }
 
-/// Asks who listens there and what time it is.
+/// Asks who listens there and what time it is; with `verdict` it is told why this node goes away.
 pub(super) async fn probe(
     shared: &Shared,
-    node: &NodeId,
-    address: &str,
+    (node, address): (&NodeId, &str),
+    verdict: Option<&Refusal>,
     timeout: Duration,
 ) -> Result<Probe, Refusal> {
     let asked = async {
@@ -84,7 +85,10 @@ pub(super) async fn probe(
             End::Port => Refusal::new(Why::Silent, "nobody listens there"),
             End::Unreachable(reason) | End::Broken(reason) => Refusal::new(Why::Silent, reason),
         })?;
-        let hello = hello(shared, node, Incarnation(0));
+        let hello = v1::Hello {
+            bye: verdict.map(bye),
+            ..hello(shared, node, Incarnation(0))
+        };
         let sent = clock::now_ms();
         let answer = client(connection).probe(hello).await;
         let welcome = answer
@@ -135,6 +139,7 @@ fn hello(shared: &Shared, node: &NodeId, life: Incarnation) -> v1::Hello {
         version: own.version.clone(),
         expects: node.to_string(),
         expects_incarnation: life.0,
+        bye: None,
     }
 }
 
@@ -151,8 +156,18 @@ async fn open(shared: &Shared, node: &NodeId, address: &str) -> Result<Connectio
             _ => End::Unreachable(error.to_string()),
         })?;
     let connector = TlsConnector::from(Arc::clone(&shared.material.sides().client));
-    let secure = tokio::time::timeout(OPENING, connector.connect(name, socket)).await;
-    let secure = match secure {
+    let secured = async {
+        let mut secure = connector.connect(name, socket).await?;
+        // In TLS 1.3 this side is done before the other has looked at its certificate (RFC 8446
+        // §4.4.2.4). Whoever accepts it begins with the settings of HTTP/2 (RFC 9113 §3.4), and
+        // nothing is sent before, or a reset could overtake the alert that says why not.
+        let accepted = secure.fill_buf().await?;
+        match accepted.is_empty() {
+            true => Err(io::Error::from(ErrorKind::UnexpectedEof)),
+            false => Ok(secure),
+        }
+    };
+    let secure = match tokio::time::timeout(OPENING, secured).await {
         Err(_) => return Err(End::Unreachable("no TLS in time".to_owned())),
         Ok(Ok(secure)) => secure,
         // The kind that rustls gives what it refuses itself or is told by an alert.

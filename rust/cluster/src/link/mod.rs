@@ -436,7 +436,13 @@ impl Links {
         address: &str,
         timeout: Duration,
     ) -> Result<Probe, Refusal> {
-        dial::probe(&self.0, node, address, timeout).await
+        dial::probe(&self.0, (node, address), None, timeout).await
+    }
+
+    /// Tells a node that was probed why this one will not join, for its log. It may be lost.
+    pub async fn decline(&self, node: &NodeId, address: &str, why: &Refusal, timeout: Duration) {
+        // Nothing depends on it.
+        let _ = dial::probe(&self.0, (node, address), Some(why), timeout).await;
     }
 
     /// Figures of every link.
@@ -526,7 +532,9 @@ impl Shared {
     /// A refusal: counted always, logged once a minute for each peer and reason.
     fn refuse(&self, node: &str, address: &str, refusal: &Refusal) {
         self.refused.fetch_add(1, Ordering::Relaxed);
-        let key = format!("{node} {:?}", refusal.reason);
+        // Milliseconds, ports and lives differ each time.
+        let words = refusal.text.chars().filter(|c| !c.is_ascii_digit());
+        let key = format!("{node} {:?} {}", refusal.reason, words.collect::<String>());
         let now = clock::now_ms();
         {
             let mut said = self.said.lock();

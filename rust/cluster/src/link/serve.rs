@@ -215,8 +215,13 @@ impl Relay for Door {
 
     async fn probe(&self, request: Request<v1::Hello>) -> Result<Response<v1::Welcome>, Status> {
         let hello = request.into_inner();
-        let judged = self.judge_peer(&hello);
-        Ok(Response::new(self.welcome(judged.err().as_ref(), None)))
+        let judged = self.judge_peer(&hello).err();
+        // It measures the way, so what it finds of the clocks is its word.
+        let told = hello.bye.map(|bye| Refusal::told(bye.reason, &bye.text));
+        if let Some(refusal) = judged.as_ref().or(told.as_ref()) {
+            self.shared.refuse(&hello.node, &self.address, refusal);
+        }
+        Ok(Response::new(self.welcome(judged.as_ref(), None)))
     }
 }
 

@@ -1,15 +1,15 @@
 //! The thread of the membership: hands the agent what happens, carries out what it wants.
 
 use super::calls::{Keys, carry_out};
-use super::preflight::{JoinError, look};
+use super::preflight::{Found, JoinError, look};
 use super::view::{Place, now};
 use super::{Command, Events, Options, Stage, Status};
 use crate::agent::{Agent, Input, Output};
 use crate::clock;
 use crate::etcd::{Client, EtcdError, Update, Watch};
-use crate::id::Incarnation;
+use crate::id::{Incarnation, NodeId};
 use crate::link::{LinkEvent, Links, Target};
-use crate::log::Level;
+use crate::log::{Level, Log};
 use crate::talk::{Alert, Answer, Call, OutReason};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 /// Between two looks of the agent at the time.
@@ -79,11 +79,15 @@ async fn membership(parts: Parts, mut orders: mpsc::UnboundedReceiver<Command>) 
         let _ = tell.try_send(event);
     });
     let (answer, answers) = mpsc::unbounded_channel();
+    let (verdict, verdicts) = mpsc::unbounded_channel();
     let mut driver = Driver {
         agent: Agent::new(parts.options.config.clone()),
         keys,
         calls: JoinSet::new(),
         answer,
+        verdict,
+        is_ready_due: false,
+        looking: None,
         watch: None,
         listing: None,
         known: BTreeMap::new(),
@@ -95,7 +99,7 @@ async fn membership(parts: Parts, mut orders: mpsc::UnboundedReceiver<Command>) 
     for command in early {
         driver.order(command);
     }
-    driver.live(orders, heard, answers).await;
+    driver.live(orders, heard, answers, verdicts).await;
 }
 
 /// Until the look around was good. Orders that come meanwhile wait.
@@ -106,10 +110,10 @@ async fn before(
     early: &mut Vec<Command>,
 ) -> Result<(), JoinError> {
     let me = &parts.options.config.id;
-    let mut told = None;
+    let mut waiting = Waiting::default();
     loop {
         let looked = tokio::select! {
-            looked = look(&parts.client, keys, &parts.links, me) => looked?,
+            looked = look(&parts.client, keys, &parts.links, (me, None)) => looked?,
             order = orders.recv() => match order {
                 Some(Command::Stop | Command::Leave) | None => return Err(JoinError::Stopped),
                 Some(order) => {
@@ -118,20 +122,63 @@ async fn before(
                 }
             },
         };
-        let Err(error) = looked else {
+        let Some((event, text)) = waiting.found(&looked) else {
             return Ok(());
         };
-        let text = error.to_string();
-        if told.as_ref() != Some(&text) {
-            let fields = [("reason", text.clone())];
-            parts
-                .options
-                .log
-                .log(Level::Warning, "cluster waits for etcd", &fields);
-            parts.stage.send_replace(Stage::Joining(Some(text.clone())));
-            told = Some(text);
+        if let Some(text) = text {
+            let log = &parts.options.log;
+            log.log(Level::Warning, event, &[("reason", text.clone())]);
+            parts.stage.send_replace(Stage::Joining(Some(text)));
         }
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Once more from inside, before it takes shards: nodes that started at the same time have not
+/// seen each other from outside.
+async fn again(
+    (client, keys, links): (Client, Keys, Links),
+    (me, life): (NodeId, Incarnation),
+    log: Arc<dyn Log>,
+) -> Result<(), JoinError> {
+    let mut waiting = Waiting::default();
+    loop {
+        let looked = look(&client, &keys, &links, (&me, Some(life))).await?;
+        let Some((event, text)) = waiting.found(&looked) else {
+            return Ok(());
+        };
+        if let Some(text) = text {
+            log.log(Level::Warning, event, &[("reason", text)]);
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// What a node waits for, said once.
+#[derive(Default)]
+struct Waiting(String);
+
+impl Waiting {
+    /// `None`: for nothing; else an event, with its text where that is new.
+    fn found(&mut self, found: &Found) -> Option<(&'static str, Option<String>)> {
+        let (event, text) = match found {
+            Found::Way => return None,
+            Found::Etcd(error) => ("cluster waits for etcd", error.to_string()),
+            Found::Nobody(silent) => (
+                "cluster waits for a member",
+                format!(
+                    "none of the members in etcd answers ({}): this node joins when one does, or \
+                     when their leases have ended; are they alive, and is their cluster.relay \
+                     address reachable from here?",
+                    silent.join("; ")
+                ),
+            ),
+        };
+        if self.0 == text {
+            return Some((event, None));
+        }
+        self.0.clone_from(&text);
+        Some((event, Some(text)))
     }
 }
 
@@ -143,6 +190,10 @@ struct Driver {
     agent: Agent,
     calls: JoinSet<()>,
     answer: mpsc::UnboundedSender<Answered>,
+    verdict: mpsc::UnboundedSender<Result<(), JoinError>>,
+    /// The node is ready for its share; this life has not begun, or has not looked around yet.
+    is_ready_due: bool,
+    looking: Option<AbortHandle>,
     watch: Option<Watch>,
     /// The call that the watch's first snapshot answers.
     listing: Option<u64>,
@@ -160,6 +211,7 @@ impl Driver {
         mut orders: mpsc::UnboundedReceiver<Command>,
         mut heard: mpsc::Receiver<LinkEvent>,
         mut answers: mpsc::UnboundedReceiver<Answered>,
+        mut verdicts: mpsc::UnboundedReceiver<Result<(), JoinError>>,
     ) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -177,9 +229,13 @@ impl Driver {
                 order = orders.recv() => self.order(order.unwrap_or(Command::Stop)),
                 Some(event) = heard.recv() => self.link(event),
                 Some((number, answer)) = answers.recv() => self.answered(number, answer),
+                Some(verdict) = verdicts.recv() => self.looked(verdict),
                 Some(update) = next(&mut self.watch) => self.watched(update),
                 Some(_) = self.calls.join_next() => {}
             }
+        }
+        if let Some(looking) = self.looking.take() {
+            looking.abort();
         }
         // What was said last: the lease given back, the word to the others.
         let goodbye = async {
@@ -193,12 +249,48 @@ impl Driver {
 
     fn order(&mut self, command: Command) {
         match command {
-            Command::Ready => self.step(Input::Ready),
+            Command::Ready => {
+                self.is_ready_due = true;
+                self.look_again();
+            }
             Command::Drain => self.step(Input::Drain),
             Command::Leave => self.step(Input::Leave),
             Command::Stop => {
                 self.over();
                 self.is_over = true;
+            }
+        }
+    }
+
+    fn look_again(&mut self) {
+        let me = self.agent.incarnation();
+        if me == Incarnation(0) || !std::mem::take(&mut self.is_ready_due) {
+            return;
+        }
+        let parts = &self.parts;
+        let looking = again(
+            (parts.client.clone(), self.keys.clone(), parts.links.clone()),
+            (parts.options.config.id.clone(), me),
+            Arc::clone(&parts.options.log),
+        );
+        let verdict = self.verdict.clone();
+        self.looking = Some(self.calls.spawn(async move {
+            // After the end nobody asks.
+            let _ = verdict.send(looking.await);
+        }));
+    }
+
+    fn looked(&mut self, verdict: Result<(), JoinError>) {
+        match verdict {
+            Ok(()) => self.step(Input::Ready),
+            Err(error) => {
+                self.log(
+                    Level::Error,
+                    "cluster not joined",
+                    &[("reason", error.to_string())],
+                );
+                self.step(Input::Leave);
+                self.parts.stage.send_replace(Stage::Failed(error));
             }
         }
     }
@@ -284,6 +376,7 @@ impl Driver {
                     &[("incarnation", me.to_string())],
                 );
                 self.parts.events.joined(me);
+                self.look_again();
             }
             Output::Map(map) => {
                 let me = self.agent.incarnation();
