@@ -630,6 +630,10 @@ impl Node {
 
     /// This life is over: nothing of it is true any more.
     fn out(self: &Arc<Self>, mesh: &Arc<Mesh>, knowledge: &mut Knowledge) {
+        // While they still have the names by which they are found.
+        for session in self.sessions.all() {
+            self.close_session(session.id, StreamCondition::Reset.into());
+        }
         let mut effects = Vec::new();
         mesh.holdings.write().fence(&mut effects);
         mesh.homes.begin(0);
@@ -650,9 +654,6 @@ impl Node {
         mesh.given.clear();
         mesh.refusals.forget(|_| true);
         *knowledge = Knowledge::default();
-        for session in self.sessions.all() {
-            self.close_session(session.id, StreamCondition::Reset.into());
-        }
     }
 }
 

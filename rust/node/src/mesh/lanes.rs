@@ -199,8 +199,8 @@ impl Node {
             drop(slice);
             let place = head_of(&parcel.unit).map_or(shard, |(shard, _)| shard);
             let outcome = self.parcel_here(mesh, (place, generation), &parcel);
-            mesh.lanes.slice(shard).is_busy = false;
             self.outcome_of(mesh, place, ticket, outcome);
+            mesh.lanes.slice(shard).is_busy = false;
         }
     }
 
@@ -222,14 +222,25 @@ impl Node {
         for (number, outcome) in outcomes {
             let sent = mesh.lanes.sent.lock().remove(&(peer, *number));
             match sent {
-                Some((shard, ticket)) => self.outcome_of(mesh, shard, ticket, *outcome),
+                Some((shard, ticket)) => {
+                    if self.outcome_of(mesh, shard, ticket, *outcome) {
+                        self.work_here(mesh, shard);
+                    }
+                }
                 None if mesh.given.taken(peer, *number) => {}
                 None => mesh.flushed(peer, *number),
             }
         }
     }
 
-    fn outcome_of(self: &Arc<Self>, mesh: &Mesh, shard: u16, ticket: Ticket, outcome: Outcome) {
+    /// Whether something waits to be handled here.
+    fn outcome_of(
+        self: &Arc<Self>,
+        mesh: &Mesh,
+        shard: u16,
+        ticket: Ticket,
+        outcome: Outcome,
+    ) -> bool {
         let map = mesh.map();
         let map = map.as_deref();
         let mut sends = Vec::new();
@@ -255,9 +266,7 @@ impl Node {
             }
             self.settle(&parcel.awaited);
         }
-        if is_here {
-            self.work_here(mesh, shard);
-        }
+        is_here
     }
 
     fn parcel_refused(self: &Arc<Self>, parcel: &Parcel) {

@@ -284,7 +284,7 @@ impl Mesh {
         }
         let outcome = self.refusal(peer, head.0);
         self.refusals.note(peer, head, outcome);
-        if !is_behind && outcome == Outcome::NotYet && self.homes.is_served(head.0) {
+        if !is_behind && outcome == Outcome::NotYet && self.enter(head.0).is_some() {
             // It came between the two looks: its sender may try again at once.
             return Err(Outcome::Returned(Epoch(0)));
         }
