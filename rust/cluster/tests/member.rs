@@ -39,8 +39,6 @@ const TIMING: Timing = Timing {
     freeze_ms: 2_000,
     gap_ms: 2_500,
 };
-/// A view must be a lease old before one of it can be called dead.
-const STABLE: Duration = Duration::from_millis(TIMING.lease_ms + 500);
 
 /// Takes everything up at once, and remembers what it was told.
 #[derive(Default)]
@@ -241,7 +239,7 @@ fn nodes_join_share_the_shards_fail_over_drain_and_leave() {
     };
     std::thread::sleep(Duration::from_secs(1));
     let before = writes(&a) + writes(&b) + writes(&c);
-    std::thread::sleep(STABLE);
+    std::thread::sleep(Duration::from_millis(TIMING.lease_ms + 500));
     assert_eq!(writes(&a) + writes(&b) + writes(&c), before);
     let status = b.membership.as_ref().expect("running").status();
     assert_eq!((status.members.len(), status.links_up), (3, 2));
@@ -417,6 +415,104 @@ fn a_clock_that_is_off_keeps_a_node_out() {
         matches!(b.stage(), Stage::Failed(JoinError::Clock(_)))
     });
     assert!(b.node.lines.has("the clock of this machine is off"));
+    wait("a says it, too", || {
+        a.node.lines.has("its clock is") && a.node.lines.has("ahead of this one's")
+    });
+    assert!(a.node.links.refused() > 0);
+}
+
+/// Waits until a node has failed for good and a word of the reason is in its log.
+fn failed(node: &Live, part: &str) -> JoinError {
+    wait(part, || {
+        matches!(node.stage(), Stage::Failed(_)) && node.node.lines.has(part)
+    });
+    match node.stage() {
+        Stage::Failed(error) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_node_of_another_cluster_is_kept_out_and_both_say_why() {
+    let Some(world) = World::start(1) else { return };
+    let a = world.join("a");
+    settle(&[&a]);
+    let mut plan = Plan::new("b", 0);
+    plan.cluster = "another";
+    let node = world.links(plan);
+    let relay = node.target.address.clone();
+    let b = join_with(node, &relay, world.etcd.endpoints());
+    assert!(matches!(failed(&b, "another"), JoinError::Refused { .. }));
+    assert!(a.node.lines.has("another"), "{:?}", a.node.lines.0);
+    assert!(a.node.links.refused() > 0);
+}
+
+/// A node whose certificate is signed by one authority, and which believes another.
+fn odd(world: &World, signed: &Authority, believed: &Authority) -> Live {
+    let mut files = signed.issue(&world.folder.0, "z");
+    files.ca = believed.issue(&world.folder.0, "other").ca;
+    let node = Plan::new("z", 0).start(files);
+    node.links.joined(Incarnation(0));
+    let relay = node.target.address.clone();
+    join_with(node, &relay, world.etcd.endpoints())
+}
+
+#[test]
+fn a_node_whose_certificate_is_of_another_authority_is_kept_out() {
+    let Some(world) = World::start(1) else { return };
+    let (a, b) = (world.join("a"), world.join("b"));
+    settle(&[&a, &b]);
+    let epoch = a.place.view().epoch();
+    let stranger = Authority::new("somebody else");
+    // Not believed, not believing, and neither.
+    for (signed, believed) in [
+        (&stranger, &world.authority),
+        (&world.authority, &stranger),
+        (&stranger, &stranger),
+    ] {
+        let refused = a.node.links.refused();
+        let z = odd(&world, signed, believed);
+        assert!(matches!(
+            failed(&z, "cluster.tls.ca"),
+            JoinError::Certificate { .. }
+        ));
+        wait("they count it", || a.node.links.refused() > refused);
+        assert_eq!(z.me(), 0);
+    }
+    assert!(a.node.lines.has("TLS"), "{:?}", a.node.lines.0);
+    assert_eq!(a.place.view().epoch(), epoch);
+}
+
+#[test]
+fn nodes_that_start_at_once_and_do_not_trust_each_other_do_not_serve_together() {
+    let Some(world) = World::start(1) else { return };
+    let stranger = Authority::new("somebody else");
+    let a = world.join("a");
+    let z = odd(&world, &stranger, &stranger);
+    let is_failed = |node: &Live| matches!(node.stage(), Stage::Failed(_));
+    wait("one stays out", || is_failed(&a) || is_failed(&z));
+    std::thread::sleep(Duration::from_secs(1));
+    let owning = [&a, &z].into_iter().filter(|n| n.owned() > 0).count();
+    assert!(owning <= 1);
+}
+
+#[test]
+fn a_node_that_reaches_no_member_waits_until_their_leases_have_ended() {
+    let Some(world) = World::start(1) else { return };
+    let mut a = world.join("a");
+    settle(&[&a]);
+    a.kill();
+    let killed = Instant::now();
+    let b = world.join("b");
+    wait("it says what it waits for", || {
+        matches!(b.stage(), Stage::Joining(Some(_)))
+    });
+    assert!(b.node.lines.has("none of the members in etcd answers"));
+    assert_eq!(b.me(), 0);
+    wait("in", || b.owned() == usize::from(SHARDS));
+    let took = killed.elapsed();
+    println!("waited {took:?}");
+    assert!(took > Duration::from_secs(2), "{took:?}");
 }
 
 #[test]
@@ -601,8 +697,8 @@ fn a_process_that_was_stopped_for_longer_than_its_lease_acknowledges_nothing_whe
 #[test]
 fn a_process_killed_by_sigkill_is_taken_over_in_about_a_second() {
     let Some(world) = World::start(1) else { return };
+    // Right behind the change of the view that brought it in.
     let (a, b, mut other) = with_other(&world);
-    std::thread::sleep(STABLE);
     other.child.kill().expect("killed");
     let killed = Instant::now();
     wait("the others take over", || {

@@ -266,6 +266,11 @@ fn it_tells_how_others_look_from_here() {
         }
     };
     assert_eq!(signs(&mut one), Signs::Silent);
+    // Its port refuses, but it was never heard: that is no death.
+    one.step(Input::Port(Incarnation(2), true));
+    one.now += 700;
+    assert_eq!(signs(&mut one), Signs::Silent);
+    one.step(Input::Port(Incarnation(2), false));
     let ping = Note::Ping {
         sent: Mono(1),
         epoch: Epoch(1),
