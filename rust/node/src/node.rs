@@ -21,7 +21,7 @@ use antiphon_net::gate::Gate;
 use antiphon_net::session::{Sent, Session, Undelivered};
 use antiphon_routing::SessionId;
 use antiphon_routing::effect::{Effects, Local, Origin};
-use antiphon_routing::home::Locator;
+use antiphon_routing::home::{Locator, shard_of};
 use antiphon_routing::store::{OfflineRecord, Store, StoreError, Write};
 use antiphon_routing::user::User;
 use antiphon_xmpp::Jid;
@@ -352,11 +352,20 @@ impl Node {
         let completed = completed.keeping(self.keep_shard(write.owner().bare_str()));
         let gate = completed.gate();
         let node = Arc::clone(self);
+        let shard = self
+            .mesh
+            .as_ref()
+            .map(|_| shard_of(write.owner().bare_str()));
         let done = move |result: Result<(), StoreError>| {
-            if let Err(error) = result {
+            // Refused because it is another's: that is where it comes again.
+            let is_lost = result.is_err() && node.has_lost(shard);
+            if let Err(error) = result
+                && !is_lost
+            {
                 node.write_failed(&error, refused);
             }
             match node.mesh.clone() {
+                Some(_) if is_lost => node.end_write(completed, false),
                 Some(mesh) => mesh.acknowledged(move |is_true| node.end_write(completed, is_true)),
                 None => node.end_write(completed, true),
             }
@@ -489,7 +498,7 @@ impl Node {
                 self.end_at_home(&session.jid, session.id, is_confirmed, stanzas);
             }
             (Some(mesh), ..) => {
-                let shard = antiphon_routing::home::shard_of(session.jid.bare_str());
+                let shard = shard_of(session.jid.bare_str());
                 self.end_elsewhere(mesh, shard, session, is_confirmed, stanzas);
             }
             (None, ..) => {}

@@ -61,6 +61,12 @@ impl Mesh {
 }
 
 impl Node {
+    /// Whether a shard is another's by now; without one: it is not.
+    pub(crate) fn has_lost(&self, shard: Option<u16>) -> bool {
+        let mesh = self.mesh.as_deref().zip(shard);
+        mesh.is_some_and(|(mesh, shard)| mesh.holdings.read_recursive().is_away(shard))
+    }
+
     /// Reads an entity's record, as the way in which its shard came here asks for.
     pub(crate) async fn read_user(&self, bare: &Jid) -> Result<Option<UserRecord>, StoreError> {
         let shard = shard_of(bare.as_str());
