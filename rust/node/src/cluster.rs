@@ -75,6 +75,11 @@ impl crate::mesh::Links for Ways {
         links.is_none_or(|links| links.has_room(Incarnation(peer), Class::Stanza))
     }
 
+    fn is_up(&self, peer: u32) -> bool {
+        let links = self.0.get();
+        links.is_some_and(|links| links.is_up(Incarnation(peer), Class::Stanza))
+    }
+
     fn done(&self, peer: u32, class: Class, number: u64, outcome: Outcome) {
         if let Some(links) = self.0.get() {
             links.done(Incarnation(peer), class, number, outcome);

@@ -321,3 +321,61 @@ async fn of_many_who_resume_at_once_one_has_the_session() {
         assert!(last.expect("to one").await.contains("to one"));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_faster_than_its_node_gives_away_finds_its_session() {
+    let mut cluster = Cluster::new(30).await;
+    let mut clients = Vec::new();
+    for user in 0..20 {
+        clients.push(resumable(&cluster, user, 2, "r").await);
+    }
+    for (client, _) in &clients {
+        expect(&client.session, "<presence").await;
+    }
+    cluster.take_shards(2);
+    cluster.settle().await;
+    let cluster = Arc::new(cluster);
+    let node = cluster.node(2);
+    let then = std::time::Instant::now() + Duration::from_secs(20);
+    let giving = tokio::spawn(async move { node.give_all_away(then).await });
+    let mut resuming = Vec::new();
+    for (client, id) in &clients {
+        let (cluster, user, id) = (Arc::clone(&cluster), client.user, id.clone());
+        resuming.push(tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(3 * user as u64)).await;
+            let resumed = resume(&cluster, user, user as u32 % 2 * 2 + 1, &id, 0).await;
+            resumed.unwrap_or_else(|e| panic!("u{user}: {e:?}"))
+        }));
+    }
+    giving.await.unwrap();
+    let sender = cluster.online(29, 3, "s").await;
+    for (one, (client, _)) in resuming.into_iter().zip(&clients) {
+        let resumed = one.await.unwrap();
+        sender.message(client.user, "hello");
+        let text = resumed.expect("hello").await;
+        assert_eq!(bodies(&text), ["hello"]);
+        // It never confirmed its own presence.
+        assert!(text.contains("<presence"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_node_is_dead_is_not_found_and_its_address_is_free() {
+    let mut cluster = Cluster::new(30).await;
+    let user = cluster.user_of(1);
+    let (_client, id) = resumable(&cluster, user, 2, "r").await;
+    let watcher = cluster.bind(user, 3, "watcher").await;
+    watcher.send("<presence/>");
+    expect(&watcher.session, "/r'").await;
+    cluster.kill(2).await;
+    assert!(is_not_found(resume(&cluster, user, 3, &id, 0).await));
+    cluster.take_shards(2);
+    cluster.settle().await;
+    assert!(is_not_found(resume(&cluster, user, 3, &id, 0).await));
+    expect(&watcher.session, "unavailable").await;
+    // The address is free, and messages go on.
+    let again = cluster.online(user, 3, "r").await;
+    let sender = cluster.online(29, 3, "s").await;
+    sender.message(user, "hello");
+    expect(&again.session, "hello").await;
+}

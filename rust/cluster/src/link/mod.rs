@@ -354,6 +354,14 @@ impl Links {
         })
     }
 
+    /// Whether the peer is connected, so that what is sent now is on its way.
+    #[must_use]
+    pub fn is_up(&self, to: Incarnation, class: Class) -> bool {
+        let peers = self.0.peers.load();
+        let peer = peers.get(&to);
+        peer.is_some_and(|peer| peer.outbox(class).is_up.load(Ordering::Relaxed))
+    }
+
     fn push(
         &self,
         to: Incarnation,

@@ -220,6 +220,7 @@ impl Node {
         mesh.flushes.lock().retain(|(to, _), _| *to != peer);
         mesh.forget_components_of(peer);
         self.end_sessions_of(mesh, peer);
+        self.nothing_comes_from(mesh, peer);
     }
 
     fn carry_out(

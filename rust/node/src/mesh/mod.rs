@@ -70,6 +70,10 @@ pub trait Links: Send + Sync + 'static {
     fn send(&self, peer: u32, class: Class, unit: Bytes) -> Result<u64, SendError>;
     /// Whether there is room for more that may wait.
     fn has_room(&self, peer: u32) -> bool;
+    /// Whether the peer is connected: one that is not may be dead.
+    fn is_up(&self, _peer: u32) -> bool {
+        true
+    }
     /// Tells a node what became of a unit of its.
     fn done(&self, peer: u32, class: Class, number: u64, outcome: Outcome);
     /// The hybrid clock and the epoch, for all that is sent from now on.

@@ -174,8 +174,8 @@ impl Node {
                 to,
                 is_pushed,
             } => self.fetch_asked(Wanted { account, id }, to, is_pushed),
-            Unit::Asked { session, count } => self.asked(mesh, session, count),
-            Unit::Fetched { session, h } => self.not_fetched(mesh, session, h),
+            Unit::Asked { session, nodes } => self.asked(mesh, session, nodes),
+            Unit::Fetched { session, h } => self.not_fetched(mesh, (peer, session), h),
             Unit::Coming { session, jid } => self.coming(mesh, session, &jid),
             Unit::Moved { session, is_moved } => mesh.relocation.moved(session, is_moved),
             Unit::State {
@@ -191,41 +191,47 @@ impl Node {
     /// To the home: a client resumes a session. The nodes that may have it are told.
     fn resume_asked(self: &Arc<Self>, account: Jid, id: ResumeId, to: SessionId) {
         let owner = account.clone();
-        let job =
-            move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, _fx: &mut Effects| {
-                let Some(mesh) = node.mesh.as_deref() else {
-                    return;
-                };
-                let sessions = user.map(|user| user.sessions()).unwrap_or_default();
-                let nodes: HashSet<u32> = sessions.iter().map(|(id, _)| id.node).collect();
-                let mut count = 0;
-                for peer in nodes.into_iter().filter(|n| *n != to.node) {
-                    let wanted = Wanted {
-                        account: account.clone(),
-                        id,
-                    };
-                    count += u32::from(node.fetch_from(mesh, peer, wanted, to));
-                }
-                node.tell_asked(mesh, to, count);
+        let job = move |node: &Arc<Self>,
+                        user: Result<&mut User, &StoreError>,
+                        _fx: &mut Effects| {
+            let Some(mesh) = node.mesh.as_deref() else {
+                return;
             };
+            let sessions = user.map(|user| user.sessions()).unwrap_or_default();
+            let nodes: HashSet<u32> = sessions.iter().map(|(id, _)| id.node).collect();
+            // Clients of a node that has just died come at once: they need not wait for it.
+            let is_meant =
+                |peer: &u32| *peer != to.node && (*peer == mesh.me() || mesh.links.is_up(*peer));
+            let mut asked = Vec::new();
+            for peer in nodes.into_iter().filter(is_meant) {
+                let wanted = Wanted {
+                    account: account.clone(),
+                    id,
+                };
+                if node.fetch_from(mesh, peer, wanted, to) {
+                    asked.push(peer);
+                }
+            }
+            node.tell_asked(mesh, to, asked);
+        };
         if self.on_user(&owner, job).is_err()
             && let Some(mesh) = self.mesh.as_deref()
         {
-            self.tell_asked(mesh, to, 0);
+            self.tell_asked(mesh, to, Vec::new());
         }
     }
 
-    fn tell_asked(self: &Arc<Self>, mesh: &Mesh, to: SessionId, count: u32) {
+    fn tell_asked(self: &Arc<Self>, mesh: &Mesh, to: SessionId, nodes: Vec<u32>) {
         let session = to.number;
         if to.node != mesh.me() {
-            mesh.tell(to.node, &Unit::Asked { session, count });
+            mesh.tell(to.node, &Unit::Asked { session, nodes });
             return;
         }
         // Not under the lock of the entity, which is held.
         let node = Arc::clone(self);
         self.runtime.spawn(async move {
             if let Some(mesh) = node.mesh.as_deref() {
-                node.asked(mesh, session, count);
+                node.asked(mesh, session, nodes);
             }
         });
     }
@@ -261,7 +267,7 @@ impl Node {
     fn refuse(self: &Arc<Self>, mesh: &Mesh, to: SessionId, h: Option<u32>) {
         let session = to.number;
         match to.node == mesh.me() {
-            true => self.not_fetched(mesh, session, h),
+            true => self.not_fetched(mesh, (mesh.me(), session), h),
             false => {
                 mesh.tell(to.node, &Unit::Fetched { session, h });
             }

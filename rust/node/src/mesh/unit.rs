@@ -123,8 +123,8 @@ pub(crate) enum Unit<'a> {
         /// Only if nobody else has asked for it.
         is_pushed: bool,
     },
-    /// To who asked for a session: so many nodes were told to send it.
-    Asked { session: u64, count: u32 },
+    /// To who asked for a session: these nodes were told to send it.
+    Asked { session: u64, nodes: Vec<u32> },
     /// To who asked for a session: it does not come from here; what it had handled, if that is
     /// known.
     Fetched { session: u64, h: Option<u32> },

@@ -13,6 +13,7 @@ mod blocking;
 mod calls;
 mod carbons;
 mod delivery;
+mod moving;
 mod offline;
 mod presence;
 mod properties;

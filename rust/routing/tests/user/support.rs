@@ -94,7 +94,7 @@ pub struct Out {
 }
 
 impl Out {
-    fn of(fx: Effects) -> Self {
+    pub fn of(fx: Effects) -> Self {
         let mut out = Self {
             routes: fx.routes,
             ..Self::default()

@@ -34,15 +34,34 @@ type Arrived = Result<Arc<Session>, Option<u32>>;
 #[derive(Debug)]
 pub(super) struct Arrival {
     wanted: Wanted,
-    /// How many nodes were told to send it; how many have not got it.
-    asked: Option<u32>,
-    refused: u32,
+    /// Who was told to send it and has not said that it cannot; empty: nobody has it.
+    asked: Option<Vec<u32>>,
+    /// Who said so before it was known who was told.
+    refused: Vec<u32>,
     h: Option<u32>,
     state: Vec<u8>,
     /// Whose client has gone meanwhile, or who is only to keep it: nobody.
     waiting: Option<oneshot::Sender<Arrived>>,
     /// It is not waited for any more.
     is_over: bool,
+}
+
+impl Arrival {
+    /// A node has not got it. Whether nobody has.
+    fn is_refused_by(&mut self, peer: u32) -> bool {
+        let Some(asked) = &mut self.asked else {
+            self.refused.push(peer);
+            return false;
+        };
+        match asked.iter().position(|node| *node == peer) {
+            Some(at) => {
+                asked.remove(at);
+                asked.is_empty()
+            }
+            // Whoever had it had passed the question on.
+            None => true,
+        }
+    }
 }
 
 /// All of them, by the numbers that they will have.
@@ -160,7 +179,7 @@ impl Node {
         let Some((to, _)) = self.expect_arrival(&own, &wanted) else {
             return;
         };
-        self.asked(mesh, to.number, 1);
+        self.asked(mesh, to.number, vec![peer]);
         let Wanted { account, id } = wanted;
         let unit = Unit::Fetch {
             account,
@@ -201,7 +220,7 @@ impl Node {
         let arrival = Arrival {
             wanted: wanted.clone(),
             asked: None,
-            refused: 0,
+            refused: Vec::new(),
             h: None,
             state: Vec::new(),
             waiting: Some(told),
@@ -226,14 +245,18 @@ impl Node {
         Some((to, arrived))
     }
 
-    /// So many nodes were told to send it.
-    pub(super) fn asked(self: &Arc<Self>, mesh: &Mesh, number: u64, count: u32) {
+    /// These nodes were told to send it.
+    pub(super) fn asked(self: &Arc<Self>, mesh: &Mesh, number: u64, nodes: Vec<u32>) {
         let mut arrivals = mesh.relocation.arrivals.lock();
         let Some(arrival) = arrivals.get_mut(&number) else {
             return;
         };
-        arrival.asked = Some(count);
-        let is_over = arrival.refused >= count;
+        arrival.asked = Some(nodes);
+        let early = std::mem::take(&mut arrival.refused);
+        let is_over = arrival.asked.as_ref().is_some_and(Vec::is_empty);
+        let is_over = early.into_iter().fold(is_over, |is_over, peer| {
+            arrival.is_refused_by(peer) || is_over
+        });
         drop(arrivals);
         if is_over {
             self.arrival_over(mesh, number);
@@ -241,16 +264,34 @@ impl Node {
     }
 
     /// One of them has not got it.
-    pub(super) fn not_fetched(self: &Arc<Self>, mesh: &Mesh, number: u64, h: Option<u32>) {
+    pub(super) fn not_fetched(
+        self: &Arc<Self>,
+        mesh: &Mesh,
+        (peer, number): (u32, u64),
+        h: Option<u32>,
+    ) {
         let mut arrivals = mesh.relocation.arrivals.lock();
         let Some(arrival) = arrivals.get_mut(&number) else {
             return;
         };
-        arrival.refused += 1;
         arrival.h = arrival.h.or(h);
-        let is_over = arrival.asked.is_some_and(|asked| arrival.refused >= asked);
+        let is_over = arrival.is_refused_by(peer);
         drop(arrivals);
         if is_over {
+            self.arrival_over(mesh, number);
+        }
+    }
+
+    /// A node is gone, with what it was to send.
+    pub(in super::super) fn nothing_comes_from(self: &Arc<Self>, mesh: &Mesh, peer: u32) {
+        let mut over = Vec::new();
+        for (number, arrival) in mesh.relocation.arrivals.lock().iter_mut() {
+            let is_asked = arrival.asked.as_ref().is_some_and(|a| a.contains(&peer));
+            if is_asked && arrival.is_refused_by(peer) {
+                over.push(*number);
+            }
+        }
+        for number in over {
             self.arrival_over(mesh, number);
         }
     }

@@ -1,6 +1,9 @@
 //! The kinds about sessions that go from one node to another.
 
-use super::{ASKED, COMING, FETCH, FETCHED, MOVE, MOVED, RESUME, STATE, TAKE, Unit, put_jid};
+use super::{
+    ASKED, COMING, FETCH, FETCHED, MOVE, MOVED, RESUME, STATE, TAKE, Unit, numbers, put_jid,
+    put_numbers,
+};
 use crate::sessions::ResumeId;
 use antiphon_routing::SessionId;
 use antiphon_xmpp::packed::{Unpacker, Unreadable, put_bytes, put_number};
@@ -19,6 +22,11 @@ pub(super) fn session_id(from: &mut Unpacker<'_>) -> Result<SessionId, Unreadabl
 
 pub(in super::super) fn resume_id(from: &mut Unpacker<'_>) -> Result<ResumeId, Unreadable> {
     ResumeId::try_from(from.bytes()?).map_err(|_| Unreadable)
+}
+
+fn nodes(from: &mut Unpacker<'_>) -> Result<Vec<u32>, Unreadable> {
+    let node = |n: u64| u32::try_from(n).map_err(|_| Unreadable);
+    numbers(from)?.into_iter().map(node).collect()
 }
 
 impl Unit<'_> {
@@ -51,10 +59,10 @@ impl Unit<'_> {
                 put_bytes(id, out);
                 put_session(*to, out);
             }
-            Self::Asked { session, count } => {
+            Self::Asked { session, nodes } => {
                 out.push(ASKED);
                 put_number(*session, out);
-                put_number(u64::from(*count), out);
+                put_numbers(nodes.iter().map(|n| u64::from(*n)), out);
             }
             Self::Fetched { session, h } => {
                 out.push(FETCHED);
@@ -104,7 +112,7 @@ impl<'a> Unit<'a> {
             }
             ASKED => Self::Asked {
                 session: from.number()?,
-                count: from.small()?,
+                nodes: nodes(from)?,
             },
             FETCHED => {
                 let (session, h) = (from.number()?, from.number()?);

@@ -128,7 +128,10 @@ fn every_kind_about_a_session_that_moves_comes_out_as_it_went_in() {
             to: SessionId { node: 3, number: 9 },
             is_pushed: true,
         },
-        Unit::Asked { session, count: 2 },
+        Unit::Asked {
+            session,
+            nodes: vec![2, 70_000],
+        },
         Unit::Fetched { session, h: None },
         Unit::Fetched {
             session,
