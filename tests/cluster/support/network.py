@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
@@ -91,7 +92,7 @@ class Namespaces(Network):
         if reason:
             raise NoNetwork(reason)
         self._tag = f"{os.getpid() % 100_000:x}{random.randint(0, 255):02x}"
-        self._second = random.randint(130, 250)
+        self._second = _unused()
         self._count = 0
         self._spaces: list[str] = []
         self._wires: list[str] = []
@@ -160,6 +161,18 @@ def why_not() -> str:
         return f"network cuts need network namespaces: ip netns add: {done.stderr.strip()}"
     _ip("netns", "delete", name)
     return ""
+
+
+def _unused() -> int:
+    """A second octet below 10/8 of which this machine has no address: another run may have some."""
+    listed = subprocess.run(
+        ["ip", "-4", "-o", "address"], capture_output=True, text=True, check=True
+    )
+    taken = set(re.findall(r"inet 10\.(\d+)\.", listed.stdout))
+    free = [octet for octet in range(130, 251) if str(octet) not in taken]
+    if not free:
+        raise NoNetwork("network cuts need a free network below 10.130/16 to 10.250/16")
+    return random.choice(free)
 
 
 def _ip(*words: str) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
@@ -14,6 +15,8 @@ from antiphon.cluster._gen import control_pb2 as pb
 
 from .node import CONTROL, Node
 
+# gRPC's own lines about peers that do not answer yet; read when it is first used.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 SHARDS = 4_096
 ASK_S = 3.0
 OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
