@@ -40,8 +40,8 @@ const MOVE: Duration = Duration::from_secs(30);
 const LINK: Duration = Duration::from_secs(60);
 /// Bytes of a part of a session's state, well below what a link takes.
 const PART_BYTES: usize = 512 << 10;
-/// Names that sessions had before and that are remembered.
-const RENAMED: usize = 10_000;
+/// Sessions that have moved and are remembered.
+const REMEMBERED: usize = 10_000;
 /// Sessions that are given away at once by a node that goes down.
 const PUSHED: usize = 256;
 /// How long one of them may take.
@@ -65,11 +65,32 @@ struct Leaving {
     is_sent: bool,
 }
 
-/// What sessions are called now, by their former names.
-#[derive(Debug, Default)]
-struct Renamed {
-    names: HashMap<SessionId, SessionId>,
-    order: VecDeque<SessionId>,
+/// The last so many that were noted.
+#[derive(Debug)]
+struct Recent<K> {
+    known: HashMap<K, SessionId>,
+    order: VecDeque<K>,
+}
+
+impl<K> Default for Recent<K> {
+    fn default() -> Self {
+        Self {
+            known: HashMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+}
+
+impl<K: Copy + Eq + std::hash::Hash> Recent<K> {
+    fn note(&mut self, key: K, session: SessionId) {
+        if self.order.len() >= REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        self.known.insert(key, session);
+        self.order.push_back(key);
+    }
 }
 
 /// All that is under way.
@@ -78,27 +99,19 @@ pub(super) struct Relocation {
     arrivals: Mutex<Arrivals>,
     /// By number.
     leaving: Mutex<HashMap<u64, Leaving>>,
-    renamed: Mutex<Renamed>,
+    /// What sessions are called now, by their former names: at their homes.
+    renamed: Mutex<Recent<SessionId>>,
+    /// Where sessions went from here that have not come back.
+    gone: Mutex<Recent<ResumeId>>,
 }
 
 impl Relocation {
-    fn rename(&self, old: SessionId, new: SessionId) {
-        let mut renamed = self.renamed.lock();
-        if renamed.order.len() >= RENAMED
-            && let Some(oldest) = renamed.order.pop_front()
-        {
-            renamed.names.remove(&oldest);
-        }
-        renamed.names.insert(old, new);
-        renamed.order.push_back(old);
-    }
-
     /// The last name of a session whose name this was.
     pub fn name_of(&self, id: SessionId) -> Option<SessionId> {
         let renamed = self.renamed.lock();
-        let mut name = *renamed.names.get(&id)?;
+        let mut name = *renamed.known.get(&id)?;
         // Names are never given again, so there is an end.
-        while let Some(next) = renamed.names.get(&name) {
+        while let Some(next) = renamed.known.get(&name) {
             name = *next;
         }
         Some(name)
@@ -285,7 +298,11 @@ impl Node {
         to: SessionId,
         is_pushed: bool,
     ) -> Result<(), Option<u32>> {
-        self.await_arrival(mesh, &wanted).await;
+        if let Some(other) = self.followed(mesh, wanted.id).await {
+            let is_told = self.fetch_from(mesh, other, wanted, to);
+            return if is_told { Ok(()) } else { Err(None) };
+        }
+        self.await_arrival(mesh, &wanted, to).await;
         let found = self.sessions.by_resume_id(wanted.id);
         let Some(session) = found else {
             return Err(self.sessions.last_h(wanted.id));
@@ -302,6 +319,11 @@ impl Node {
             // Of two that resume at once the later one has it.
             let is_told = self.fetch_from(mesh, other.node, wanted, to);
             return if is_told { Ok(()) } else { Err(None) };
+        }
+        if to.node == mesh.me() {
+            // Two have asked here, and both questions went round.
+            self.arrived(mesh, to.number, session);
+            return Ok(());
         }
         let claim = self.claim_for(mesh, &session, to, is_pushed).ok_or(None)?;
         let _departure = Departure {
@@ -335,6 +357,18 @@ impl Node {
                 Err(None)
             }
         }
+    }
+
+    /// The node to which a session went from here.
+    async fn followed(&self, mesh: &Mesh, id: ResumeId) -> Option<u32> {
+        if self.sessions.by_resume_id(id).is_some() {
+            return None;
+        }
+        let gone = mesh.relocation.gone.lock().known.get(&id).copied();
+        let other = gone?.node;
+        // It may be about to come back, and the question with it.
+        sleep(PAUSE).await;
+        Some(other)
     }
 
     fn claim_for(
@@ -455,7 +489,7 @@ impl Node {
             return false;
         };
         user.move_session(old, to, &self.live.load().policy, fx);
-        mesh.relocation.rename(old, to);
+        mesh.relocation.renamed.lock().note(old, to);
         if old.node != mesh.me() {
             self.retire_proxy(mesh, old, &new);
         } else if let Some(session) = self.sessions.get(old) {
@@ -511,6 +545,7 @@ impl Node {
         };
         let last = self.sessions.last_of(session.id.number);
         let state = pack_state(session, &resumable, &carried, last);
+        mesh.relocation.gone.lock().note(resumable.id, to);
         self.sessions.remove(session);
         if !self.send_parts(mesh, to, &state).await {
             // It goes another way, as with any session whose node dies.

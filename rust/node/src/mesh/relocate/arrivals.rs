@@ -131,7 +131,8 @@ impl Node {
             id,
         };
         // The client may have lost the connection that it first asked on.
-        self.await_arrival(&mesh, &wanted).await;
+        let nobody = SessionId::default();
+        self.await_arrival(&mesh, &wanted, nobody).await;
         let found = self.sessions.by_resume_id(id);
         let goes_to = found.as_ref().map(|s| mesh.relocation.goes_to(s.id.number));
         if let (Some(session), Some(None)) = (&found, goes_to) {
@@ -145,6 +146,7 @@ impl Node {
         let (to, arrived) = self.expect_arrival(&mesh, &wanted).ok_or(None)?;
         match goes_to.flatten() {
             Some(other) => {
+                self.asked(&mesh, to.number, vec![other.node]);
                 if !self.fetch_from(&mesh, other.node, wanted, to) {
                     self.arrival_over(&mesh, to.number);
                 }
@@ -192,18 +194,31 @@ impl Node {
         }
     }
 
-    /// Waits for a session of this id, if it is on its way here.
-    pub(super) async fn await_arrival(&self, mesh: &Mesh, wanted: &Wanted) {
+    /// Waits for a session that is on its way here, until it has come; not as `to`, which waits for
+    /// whoever asks.
+    pub(super) async fn await_arrival(&self, mesh: &Mesh, wanted: &Wanted, to: SessionId) {
         let deadline = Instant::now() + ARRIVAL;
         let is_coming = || {
             let arrivals = mesh.relocation.arrivals.lock();
             let is_it = |a: &Arrival| {
                 !a.is_over && a.wanted.id == wanted.id && a.wanted.account == wanted.account
             };
-            arrivals.values().any(is_it)
+            let is_own = |number: u64| to.node == mesh.me() && to.number == number;
+            let mut those = arrivals.iter().filter(|(_, a)| is_it(a));
+            those.any(|(number, _)| !is_own(*number))
         };
-        while is_coming() && Instant::now() < deadline {
+        let is_here = || self.sessions.by_resume_id(wanted.id).is_some();
+        while !is_here() && is_coming() && Instant::now() < deadline {
             sleep(PAUSE).await;
+        }
+    }
+
+    /// A session that somebody waits for was here all the time.
+    pub(super) fn arrived(&self, mesh: &Mesh, number: u64, session: Arc<Session>) {
+        let arrival = mesh.relocation.arrivals.lock().remove(&number);
+        if let Some(waiting) = arrival.and_then(|a| a.waiting) {
+            // The client may have gone, and may come again.
+            let _ = waiting.send(Ok(session));
         }
     }
 
@@ -357,6 +372,10 @@ impl Node {
         // Locked first: its state may be faster, and nobody waits any more then.
         let arrivals = mesh.relocation.arrivals.lock();
         let arrival = arrivals.get(&number).filter(|a| !a.is_over);
+        if let Some(arrival) = arrival {
+            let mut gone = mesh.relocation.gone.lock();
+            gone.known.remove(&arrival.wanted.id);
+        }
         match (self.sessions.get(id), arrival) {
             (Some(session), _) => Some(session),
             (None, Some(_)) => Some(self.enter_arriving(mesh, number, jid)),
@@ -420,6 +439,7 @@ impl Node {
             self.give_back_carried(mesh, number, carried);
             return self.arrival_over(mesh, number);
         }
+        mesh.relocation.gone.lock().known.remove(&resumable.id);
         self.sessions.enable(session.id, resumable);
         if self.sessions.last_of(number) == 0 {
             self.sessions.note_last(number, last);
