@@ -415,6 +415,11 @@ impl Agent {
         }
         self.ping(now, settled, out);
         self.ask_whether_etcd_is_gone(now, out);
+        self.oversee(now, out);
+    }
+
+    /// The planner's work, or a look at who does it.
+    fn oversee(&mut self, now: Mono, out: &mut Vec<Output>) {
         if self.is_planner() {
             self.plan(now, out);
         } else if let Some(leader) = self.leader
@@ -692,7 +697,17 @@ impl Agent {
         });
         if self.has_leader && self.leader.is_none() {
             self.garbage(now, Alert::BadLeader, out);
+        } else if self.has_leader && !self.is_leaders(stored.and_then(|s| s.lease)) {
+            // Read again: a leader that nobody is would never be missed.
+            let at = now.after(self.config.timing.gap_ms);
+            self.relist.get_or_insert(at);
         }
+    }
+
+    /// Whether the key of the leader stands under the lease of the one that it names.
+    fn is_leaders(&self, lease: Option<LeaseId>) -> bool {
+        let is_its = |r: &Record| r.member.as_ref().map(|m| m.incarnation) == self.leader;
+        lease.is_some() && self.records.values().any(|r| r.lease == lease && is_its(r))
     }
 
     /// No decision is taken on what does not read; after a while it is read again.

@@ -161,7 +161,12 @@ impl Agent {
                 let signs = self.signs(target, now);
                 out.push(Output::Note(from, Note::Heard { ask, target, signs }));
             }
-            Note::Heard { ask, target, signs } => self.planning.heard(from, (ask, target, signs)),
+            Note::Heard { ask, target, signs } => {
+                self.planning.heard(from, (ask, target, signs));
+                if self.life == Life::In {
+                    self.oversee(now, out);
+                }
+            }
             Note::Settled(settled) => {
                 if self.is_planner() {
                     self.planning.settled(&settled);

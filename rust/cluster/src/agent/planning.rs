@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Doubt about one node.
 #[derive(Debug, Default)]
 struct Doubt {
+    began: Mono,
     ask: u64,
     asked: Mono,
     /// Its key is absent since.
@@ -230,7 +231,11 @@ impl Agent {
                 self.planning.doubts.remove(&life);
                 continue;
             }
-            let doubt = self.planning.doubts.entry(life).or_default();
+            let doubts = &mut self.planning.doubts;
+            let doubt = doubts.entry(life).or_insert_with(|| Doubt {
+                began: now,
+                ..Doubt::default()
+            });
             match is_absent {
                 true if doubt.absent.is_none() => {
                     doubt.absent = Some(now);
@@ -287,15 +292,23 @@ impl Agent {
     }
 
     fn ask_about(&mut self, now: Mono, life: Incarnation, out: &mut Vec<Output>) {
-        let every = self.config.timing.ping_ms;
+        let timing = self.config.timing;
         let ask = self.peers.next_ask();
         let Some(doubt) = self.planning.doubts.get_mut(&life) else {
             return;
+        };
+        // Users wait until the last one who heard it does no more; but words about what is no death
+        // must not fill the links.
+        let is_young = now.since(doubt.began) < 2 * timing.fresh_ms;
+        let every = match doubt.is_heard && is_young {
+            true => timing.ping_ms / 3,
+            false => timing.ping_ms,
         };
         if now.since(doubt.asked) < every && doubt.asked > Mono(0) {
             return;
         }
         *doubt = Doubt {
+            began: doubt.began,
             ask,
             asked: now,
             absent: doubt.absent,

@@ -254,6 +254,39 @@ fn garbage_leads_to_an_alert_and_no_decision() {
 }
 
 #[test]
+fn a_leader_that_is_none_of_the_members_is_read_again() {
+    let mut one = One::joined();
+    let leader = |lease, text: &str| {
+        let bytes = text.as_bytes().to_vec();
+        Input::Change(Change::Leader(Some(stored(Some(lease), 20, bytes))))
+    };
+    one.step(leader(11, "1"));
+    assert_eq!(one.agent.relist, None);
+    // Half of a number, and the number of another.
+    for (lease, text) in [(11, "12"), (11, "2")] {
+        one.agent.relist = None;
+        one.step(leader(lease, text));
+        assert!(one.agent.relist.is_some(), "{text}");
+    }
+    one.tick(4_600);
+    assert!(one.calls.iter().any(|(_, call)| *call == Call::List));
+}
+
+#[test]
+fn one_that_has_to_be_quiet_lets_others_lead_first() {
+    let mut one = One::joined();
+    one.step(Input::Change(Change::Leader(None)));
+    let campaigns = |one: &One| {
+        let is_one = |call: &Call| matches!(call, Call::Campaign { .. });
+        one.calls.iter().any(|(_, call)| is_one(call))
+    };
+    one.tick(600);
+    assert!(!campaigns(&one));
+    one.tick(700);
+    assert!(campaigns(&one));
+}
+
+#[test]
 fn it_tells_how_others_look_from_here() {
     let mut one = One::joined();
     let signs = |one: &mut One| {
