@@ -6,7 +6,9 @@ use antiphon_routing::home::{SHARDS, shard_of};
 use antiphon_routing::store::{Store, StoreError, UserRecord};
 use antiphon_store::cassandra::Leave;
 use antiphon_xmpp::Jid;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How one did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -19,25 +21,57 @@ pub(crate) struct Taken {
     pub dirty: u64,
 }
 
+/// Owners that are remembered as taken up; all are forgotten when there are more.
+const OWNERS: usize = 1_000_000;
+
 /// All of them.
 #[derive(Debug)]
-pub(super) struct TakenUp(RwLock<Vec<Taken>>);
+pub(super) struct TakenUp {
+    shards: RwLock<Vec<Taken>>,
+    /// Whose entities were read since their shard came, by shard: the next time they are read as
+    /// any other.
+    read: Mutex<HashMap<u16, HashSet<u64>>>,
+    count: AtomicUsize,
+}
 
 impl Default for TakenUp {
     fn default() -> Self {
-        Self(RwLock::new(vec![Taken::default(); usize::from(SHARDS)]))
+        Self {
+            shards: RwLock::new(vec![Taken::default(); usize::from(SHARDS)]),
+            read: Mutex::default(),
+            count: AtomicUsize::new(0),
+        }
     }
 }
 
 impl TakenUp {
     pub fn of(&self, shard: u16) -> Taken {
-        let all = self.0.read();
+        let all = self.shards.read();
         all.get(usize::from(shard)).copied().unwrap_or_default()
     }
 
     pub fn set(&self, shard: u16, taken: Taken) {
-        if let Some(slot) = self.0.write().get_mut(usize::from(shard)) {
+        if let Some(slot) = self.shards.write().get_mut(usize::from(shard)) {
             *slot = taken;
+        }
+        let gone = self.read.lock().remove(&shard);
+        let gone = gone.map_or(0, |owners| owners.len());
+        self.count.fetch_sub(gone, Ordering::Relaxed);
+    }
+
+    fn was_read(&self, shard: u16, owner: u64) -> bool {
+        let read = self.read.lock();
+        read.get(&shard).is_some_and(|o| o.contains(&owner))
+    }
+
+    fn note_read(&self, shard: u16, owner: u64) {
+        let mut read = self.read.lock();
+        if self.count.load(Ordering::Relaxed) >= OWNERS {
+            read.clear();
+            self.count.store(0, Ordering::Relaxed);
+        }
+        if read.entry(shard).or_default().insert(owner) {
+            self.count.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -69,18 +103,49 @@ impl Node {
 
     /// Reads an entity's record, as the way in which its shard came here asks for.
     pub(crate) async fn read_user(&self, bare: &Jid) -> Result<Option<UserRecord>, StoreError> {
-        let shard = shard_of(bare.as_str());
-        let taken = match self.mesh.as_deref() {
-            Some(mesh) => mesh.taken.of(shard),
-            None => Taken::default(),
+        let Some(mesh) = self.mesh.as_deref() else {
+            return self.store.user(bare).await;
         };
-        if taken.dirty > 0 {
+        let shard = shard_of(bare.as_str());
+        let taken = mesh.taken.of(shard);
+        let owner = crate::shard::hash(bare.as_str());
+        if taken == Taken::default() || mesh.taken.was_read(shard, owner) {
+            return self.store.user(bare).await;
+        }
+        let record = if taken.dirty > 0 {
             let from = self.live.load().policy.clock.next(self.now());
-            return self.store.take_up(bare, taken.dirty, from).await;
+            self.store.take_up(bare, taken.dirty, from).await
+        } else {
+            self.store.user_of_dead(bare).await
+        };
+        if record.is_ok() && mesh.taken.of(shard) == taken {
+            mesh.taken.note_read(shard, owner);
         }
-        match taken.is_new {
-            true => self.store.user_of_dead(bare).await,
-            false => self.store.user(bare).await,
+        record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_taken_up_once_each_time_his_shard_comes() {
+        let all = TakenUp::default();
+        assert_eq!(all.of(7), Taken::default());
+        let taken = Taken {
+            is_new: true,
+            dirty: 3,
+        };
+        all.set(7, taken);
+        assert!(!all.was_read(7, 1));
+        all.note_read(7, 1);
+        assert!(all.was_read(7, 1) && !all.was_read(7, 2) && !all.was_read(8, 1));
+        all.set(7, taken);
+        assert!(!all.was_read(7, 1));
+        for owner in 0..OWNERS as u64 + 1 {
+            all.note_read(9, owner);
         }
+        assert!(!all.was_read(9, 0) && all.was_read(9, OWNERS as u64));
     }
 }
