@@ -353,9 +353,9 @@ fn a_session_goes_on_elsewhere_with_what_was_not_confirmed_before_what_came_mean
     let seq = session.received();
     session.handled(seq);
     assert_eq!(session.acked(1).unwrap(), []);
-    assert!(session.hand_over(None).is_none());
-    session.detach(0).unwrap();
     let carried = session.hand_over(None).unwrap();
+    let taken = session.take(FIRST_GENERATION, Waker::noop());
+    assert!(taken.is_replaced && taken.out.is_empty());
     assert_eq!((carried.handled, carried.acked), (1, 1));
     assert_eq!(ids(&carried.sent), ["2", "3", "4"]);
     assert!(session.is_closed() && session.hand_over(None).is_none());

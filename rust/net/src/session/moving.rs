@@ -74,12 +74,13 @@ impl Session {
     }
 
     /// Ends the session here, for another node to go on with it; all that came in is handled. What
-    /// is delivered to it from now on, its successor gets, where that is known here. `None`: it is
-    /// over, or carried by a connection again, or without stream management.
+    /// is delivered to it from now on, its successor gets, where that is known here. A connection
+    /// that has just come to carry it loses it: that was decided before. `None`: it is over, or
+    /// without stream management.
     pub fn hand_over(&self, successor: Option<&Arc<Session>>) -> Option<Carried> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        if state.phase != Phase::Detached {
+        if matches!(state.phase, Phase::Closed | Phase::Arriving) {
             return None;
         }
         let (handled, acked) = {
@@ -88,7 +89,10 @@ impl Session {
         };
         let sent = unconfirmed(state);
         state.phase = Phase::Closed;
+        state.generation += 1;
+        state.out = Outgoing::default();
         state.successor = successor.cloned();
+        wake(state);
         Some(Carried {
             handled,
             acked,
