@@ -29,7 +29,7 @@ NUDGE_S = 0.25
 LOGIN_S = 12.0
 """A login that takes longer is given up and tried on the next node."""
 CLOSE_S = 15.0
-LOGINS = 12
+LOGINS = 60
 """At once."""
 PAUSE_S = (0.02, 0.15)
 """Between the end of a session and the next try."""
