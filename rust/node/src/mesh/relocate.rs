@@ -287,6 +287,49 @@ impl Node {
         }
     }
 
+    /// The session that is wanted elsewhere; `None`: it is somewhere else, where the question goes.
+    ///
+    /// # Errors
+    /// It is not here; what it had handled, if that is known.
+    async fn wanted_here(
+        self: &Arc<Self>,
+        mesh: &Mesh,
+        wanted: Wanted,
+        to: SessionId,
+        is_pushed: bool,
+    ) -> Result<Option<Arc<Session>>, Option<u32>> {
+        // What is only to be kept is not taken from whoever has it by now.
+        let pass_on = |node: u32, wanted: Wanted| match !is_pushed
+            && self.fetch_from(mesh, node, wanted, to)
+        {
+            true => Ok(None),
+            false => Err(None),
+        };
+        if let Some(other) = self.followed(mesh, wanted.id).await {
+            return pass_on(other, wanted);
+        }
+        self.await_arrival(mesh, &wanted, to).await;
+        let found = self.sessions.by_resume_id(wanted.id);
+        let Some(session) = found else {
+            return Err(self.sessions.last_h(wanted.id));
+        };
+        if session.jid.bare_str() != wanted.account.as_str() {
+            // Somebody else's: as if there were none.
+            return Err(None);
+        }
+        let other = mesh.relocation.goes_to(session.id.number);
+        if let Some(other) = other {
+            // Of two that resume at once the later one has it.
+            return pass_on(other.node, wanted);
+        }
+        if to.node == mesh.me() {
+            // Two have asked here, and both questions went round.
+            self.arrived(mesh, to.number, session);
+            return Ok(None);
+        }
+        Ok(Some(session))
+    }
+
     /// Gives a session away.
     ///
     /// # Errors
@@ -298,33 +341,10 @@ impl Node {
         to: SessionId,
         is_pushed: bool,
     ) -> Result<(), Option<u32>> {
-        if let Some(other) = self.followed(mesh, wanted.id).await {
-            let is_told = self.fetch_from(mesh, other, wanted, to);
-            return if is_told { Ok(()) } else { Err(None) };
-        }
-        self.await_arrival(mesh, &wanted, to).await;
-        let found = self.sessions.by_resume_id(wanted.id);
-        let Some(session) = found else {
-            return Err(self.sessions.last_h(wanted.id));
-        };
-        if session.jid.bare_str() != wanted.account.as_str() {
-            // Somebody else's: as if there were none.
-            return Err(None);
-        }
-        if let Some(other) = mesh
-            .relocation
-            .goes_to(session.id.number)
-            .filter(|_| !is_pushed)
-        {
-            // Of two that resume at once the later one has it.
-            let is_told = self.fetch_from(mesh, other.node, wanted, to);
-            return if is_told { Ok(()) } else { Err(None) };
-        }
-        if to.node == mesh.me() {
-            // Two have asked here, and both questions went round.
-            self.arrived(mesh, to.number, session);
+        let session = self.wanted_here(mesh, wanted, to, is_pushed).await?;
+        let Some(session) = session else {
             return Ok(());
-        }
+        };
         let claim = self.claim_for(mesh, &session, to, is_pushed).ok_or(None)?;
         let _departure = Departure {
             mesh: Arc::clone(mesh),
