@@ -11,6 +11,7 @@ use crate::node::{Busy, Node, Routes};
 use crate::saving::Feeding;
 use antiphon_net::gateway::Flow;
 use antiphon_net::session::Session;
+use antiphon_routing::archive::DOUBTFUL;
 use antiphon_routing::effect::{Effects, Local, Origin};
 use antiphon_routing::matching::Target;
 use antiphon_routing::store::StoreError;
@@ -114,7 +115,10 @@ impl Node {
         let mut slot = Some(stanza);
         // The entity of a bound session is in memory, where it lives.
         self.with_live_user(&session.jid, &mut routes, |user, fx| {
-            if let Some(stanza) = slot.take_if(|_| user.has_session(session.id)) {
+            if let Some(mut stanza) = slot.take_if(|_| user.has_session(session.id)) {
+                if self.is_doubtful(session.jid.bare_str()) {
+                    stanza.uid |= DOUBTFUL;
+                }
                 if let (Some(mesh), Some(brought)) = (&self.mesh, brought) {
                     mesh.counts.open(sender, brought);
                 }

@@ -87,6 +87,10 @@ impl ArchiveId {
 /// already: it is being sent again, and the recipient's archive may have it too.
 pub const RESENT: u64 = 1 << 63;
 
+/// Set there as well where the sender's home has just taken its shard up from one that died: that
+/// one may have passed the message on, and not have archived it.
+pub const DOUBTFUL: u64 = 1 << 62;
+
 /// How many nodes can give ids at once without giving one twice. What is left of the 4,096 of a
 /// millisecond is enough for 64,000 messages a second of each.
 const LANES: u64 = 64;
@@ -120,6 +124,12 @@ impl HybridClock {
         {
             Ok(last) | Err(last) => ArchiveId(after(last)),
         }
+    }
+
+    /// Whether this is one node among others.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.lane.load(Ordering::Acquire) > 0
     }
 
     /// The last id given or seen.

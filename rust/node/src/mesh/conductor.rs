@@ -367,8 +367,12 @@ impl Node {
             let head = ArchiveId::first_of(self.now() + HEAD_START_MS);
             self.live.load().policy.clock.observe(head);
         }
-        let is_new = true;
-        mesh.taken.set(shard, Taken { is_new, dirty });
+        let taken = Taken {
+            is_new: true,
+            dirty,
+            died_ms: if is_clean { 0 } else { self.now() },
+        };
+        mesh.taken.set(shard, taken);
     }
 
     fn report(

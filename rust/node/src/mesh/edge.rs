@@ -6,6 +6,7 @@ use crate::node::{Busy, Node};
 use antiphon_net::gateway::Flow;
 use antiphon_net::session::Session;
 use antiphon_routing::SessionId;
+use antiphon_routing::archive::ArchiveId;
 use antiphon_routing::effect::Origin;
 use antiphon_routing::home::shard_of;
 use antiphon_xmpp::packed::Unpacker;
@@ -175,7 +176,7 @@ impl Node {
             };
             let offline = Some(offline).filter(|id| *id > 0);
             if stanza.uid > 0 && offline.is_none() {
-                last = stanza.uid;
+                last = stanza.uid & ArchiveId::MAX.0;
             }
             let before = self.deliver(id, stanza, offline, now_ms, None);
             if let Err((stanza, before)) = before {

@@ -19,7 +19,12 @@ pub(crate) struct Taken {
     /// way to the store may land at any time, so each archive is taken up once after it, by
     /// whoever reads its owner first; until then the shard goes from home to home with this.
     pub dirty: u64,
+    /// When its last home died, if that was this time, ms since 1970; 0: it did not.
+    pub died_ms: u64,
 }
+
+/// How long a message may be one that a home that died had passed on already.
+const DOUBT_MS: u64 = 10 * 60 * 1000;
 
 /// Owners that are remembered as taken up; all are forgotten when there are more.
 const OWNERS: usize = 1_000_000;
@@ -95,6 +100,15 @@ impl Mesh {
 }
 
 impl Node {
+    /// Whether what users of this address send may have been passed on by a home that died.
+    pub(crate) fn is_doubtful(&self, bare: &str) -> bool {
+        let Some(mesh) = self.mesh.as_deref() else {
+            return false;
+        };
+        let died_ms = mesh.taken.of(shard_of(bare)).died_ms;
+        died_ms > 0 && self.now() < died_ms + DOUBT_MS
+    }
+
     /// Whether a shard is another's by now; without one: it is not.
     pub(crate) fn has_lost(&self, shard: Option<u16>) -> bool {
         let mesh = self.mesh.as_deref().zip(shard);
@@ -136,6 +150,7 @@ mod tests {
         let taken = Taken {
             is_new: true,
             dirty: 3,
+            died_ms: 0,
         };
         all.set(7, taken);
         assert!(!all.was_read(7, 1));

@@ -458,9 +458,12 @@ impl Client {
         self.gateway.stanza(&self.session, stanza, seq)
     }
 
+    /// Under an id of its own, as any client gives: one that comes twice is the same message.
     pub fn message(&self, to: usize, body: &str) {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
         self.send(&format!(
-            "<message to='u{to}@a.example' type='chat' id='{body}'><body>{body}</body></message>"
+            "<message to='u{to}@a.example' type='chat' id='m{id}'><body>{body}</body></message>"
         ));
     }
 

@@ -5,7 +5,8 @@ use super::keeping::is_worth_keeping;
 use super::{CallAnswer, Turn, User};
 use crate::archive::{
     ARCHIVE_PREFS_MAX, ArchiveDefault, ArchiveId, ArchivePrefs, ArchiveRecord, ArchiveState,
-    BOX_ARCHIVE, Edit, Flags, InboxChange, InboxEffect, RESENT, Recent, Reference, id_hash,
+    BOX_ARCHIVE, DOUBTFUL, Edit, Flags, InboxChange, InboxEffect, RESENT, Recent, Reference,
+    id_hash,
 };
 use crate::effect::Local;
 use crate::session::SessionId;
@@ -22,6 +23,10 @@ const REMEMBERED: usize = 128;
 /// their ids from 1 on every stream would lose a greeting of the next day otherwise.
 const KNOWN_BY_CONTENT_MS: u64 = 30 * 60 * 1000;
 
+/// The same behind a home that died: for as long as it takes until what it had not called done is
+/// brought again.
+const DOUBT_MS: u64 = 60 * 1000;
+
 /// The archive's part of an entity; there once there is anything to know.
 #[derive(Debug, Default)]
 pub(super) struct Archive {
@@ -29,12 +34,22 @@ pub(super) struct Archive {
     prefs: Option<ArchivePrefs>,
     /// Sent by sessions of this process, oldest first.
     sent: VecDeque<SentBefore>,
+    /// In a cluster, the last ones received, oldest first: see [`DOUBTFUL`].
+    received: VecDeque<Received>,
     /// What the store said after an unclean end.
     pub(super) past: Vec<Recent>,
     /// See [`ArchiveState::filed`].
     filed: Vec<u64>,
     /// See [`super::Call::ArchiveOldDialect`].
     speaks_old: bool,
+}
+
+/// A message that came in.
+#[derive(Debug, Clone, Copy)]
+struct Received {
+    dup: u64,
+    id: ArchiveId,
+    uid: ArchiveId,
 }
 
 /// A message whose acknowledgement may not have reached its sender.
@@ -54,6 +69,7 @@ impl Archive {
             newest: state.newest,
             prefs: state.prefs,
             sent: VecDeque::new(),
+            received: VecDeque::new(),
             past: state.recent,
             filed: state.filed,
             speaks_old: false,
@@ -222,7 +238,7 @@ impl User {
             return Some(uid);
         }
         let id = t.policy.clock.next(t.now_ms);
-        stanza.uid = id.0;
+        stanza.uid = id.0 | (stanza.uid & DOUBTFUL);
         let entry = Entry {
             id,
             uid: id,
@@ -290,9 +306,25 @@ impl User {
             }
         }
         let is_again = stanza.uid & RESENT != 0;
-        let uid = ArchiveId(stanza.uid & !RESENT);
+        let is_doubtful = stanza.uid & DOUBTFUL != 0;
+        let uid = ArchiveId(stanza.uid & !(RESENT | DOUBTFUL));
         if let Some(known) = self.known(uid, dup, t.now_ms) {
             return self.identified(stanza, known, t);
+        }
+        if let Some(before) = self.received_before(dup, uid).filter(|_| is_doubtful) {
+            // Its record may be on its way still: this one is done when that is, and the store
+            // drops it.
+            let entry = Entry {
+                id: before.id,
+                uid: before.uid,
+                peer: from.bare(),
+                flags,
+                dup,
+                stanza: &stanza,
+                offline_at_ms,
+            };
+            self.record(entry, t);
+            return self.identified(stanza, before.id, t);
         }
         let newest = self
             .archive
@@ -313,12 +345,34 @@ impl User {
             offline_at_ms,
         };
         self.record(entry, t);
-        if let Some(session) = sender {
-            self.note_sent(dup, id, session, t);
+        match sender {
+            Some(session) => self.note_sent(dup, id, session, t),
+            None if t.policy.clock.is_shared() => self.note_received(dup, id, uid),
+            None => {}
         }
         // What was archived before has the uid for its id; the store drops the second record.
         let shown = if is_again { uid } else { id };
         self.identified(stanza, shown, t)
+    }
+
+    fn received_before(&self, dup: u64, uid: ArchiveId) -> Option<Received> {
+        let received = &self.archive.as_ref()?.received;
+        let is_fresh =
+            |r: &&Received| is_origin_id(dup) || r.id.ms().saturating_add(DOUBT_MS) > uid.ms();
+        let found = received.iter().find(|r| r.dup == dup);
+        found.filter(is_fresh).copied().filter(|_| dup != 0)
+    }
+
+    fn note_received(&mut self, dup: u64, id: ArchiveId, uid: ArchiveId) {
+        if dup == 0 {
+            return;
+        }
+        let uid = if uid.0 == 0 { id } else { uid };
+        let received = &mut self.archive_mut().received;
+        if received.len() == REMEMBERED {
+            received.pop_front();
+        }
+        received.push_back(Received { dup, id, uid });
     }
 
     /// The id of a received message that the store had when the last process died: by its uid, or,
