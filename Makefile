@@ -69,7 +69,7 @@ $(VENV)/.built: $(SOURCES) $(VENV)/.runtime
 # --- test --------------------------------------------------------------------------------------
 
 .PHONY: test
-test: deps lint test-rust test-unit test-wire test-durability test-fuzz test-cassandra test-interop test-chart ## everything: lint, unit, wire, kills, Cassandra, foreign clients, Helm chart
+test: deps lint test-rust test-unit test-wire test-durability test-fuzz test-cassandra test-interop test-chart test-cluster-short ## everything: lint, unit, wire, kills, Cassandra, foreign clients, Helm chart, three nodes
 
 .PHONY: lint
 lint: $(VENV)/.built $(VENV)/.tests $(TOOLS)/bin/cargo-deny ## formats, lints, types, import rules, licences, stub parity
@@ -109,6 +109,13 @@ chaos: $(VENV)/.built $(VENV)/.tests .cache/.deps ## kills, power cuts, and a cl
 .PHONY: test-cluster
 test-cluster: $(VENV)/.built $(VENV)/.tests .cache/.deps ## three nodes, etcd, Cassandra: kills, cuts, freezes, restarts, each a few times; needs root
 	$(PYTEST) -q tests/cluster $(PYTEST_ARGS)
+
+# Of each kind one, so that `make test` stays short.
+CLUSTER_SHORT = checker one_server commands join k1_kill r1_rolling
+
+.PHONY: test-cluster-short
+test-cluster-short: $(VENV)/.built $(VENV)/.tests .cache/.deps ## a part of test-cluster: one server on three nodes, a join, a drain, kills, a rolling restart
+	$(PYTEST) -q --reruns 2 $(CLUSTER_SHORT:%=tests/cluster/test_%.py) -k "not r2" $(PYTEST_ARGS)
 
 .PHONY: test-prosody
 test-prosody: $(VENV)/.tests .cache/.deps ## the wire tests of the RFCs and XEPs against Debian's Prosody: a wrong expectation shows
