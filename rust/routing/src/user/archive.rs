@@ -377,12 +377,14 @@ impl User {
 
     /// The id of a received message that the store had when the last process died: by its uid, or,
     /// where the sender's archive had not got that far, as the sender's would know it.
-    /// Two nodes may give the same uid to different messages, so that alone does not tell.
+    /// The uid alone does not tell where more is known: nodes share it out in lanes, which may be
+    /// dealt anew.
     fn known(&self, uid: ArchiveId, dup: u64, now_ms: u64) -> Option<ArchiveId> {
         let past = &self.archive.as_ref()?.past;
         let is_it = |r: &&Recent| {
             let is_same = dup != 0 && r.dup == dup && is_fresh(dup, r.uid, now_ms);
-            (uid.0 != 0 && r.uid == uid && r.dup == dup) || (!r.is_out && is_same)
+            let is_its = uid.0 != 0 && r.uid == uid && (r.dup == dup || r.dup == 0);
+            is_its || (!r.is_out && is_same)
         };
         past.iter().find(is_it).map(|r| r.id)
     }
