@@ -426,14 +426,13 @@ impl State {
                         let uid = uid.map_or(id, from_cql);
                         ring.push((id, uid));
                         let is_out = read_flags(flags).0.has(Flags::OUT);
-                        if let Some(dup) = dup {
-                            recent.push(Recent {
-                                id: ArchiveId(id),
-                                uid: ArchiveId(uid),
-                                dup: dup.cast_unsigned(),
-                                is_out,
-                            });
-                        }
+                        recent.push(Recent {
+                            id: ArchiveId(id),
+                            uid: ArchiveId(uid),
+                            // Without, it is known by its uid alone.
+                            dup: dup.map_or(0, i64::cast_unsigned),
+                            is_out,
+                        });
                     }
                     Ok(ControlFlow::Continue(()))
                 })
