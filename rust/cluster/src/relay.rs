@@ -13,7 +13,7 @@
 
 use crate::id::Epoch;
 use crate::planted::{Bug, Planted};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 /// What a stream carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,8 +117,8 @@ pub struct Outbound<T> {
     room: u64,
     queued_bytes: usize,
     queue_bytes_max: usize,
-    /// Received, nothing said of it yet.
-    pending: BTreeSet<u64>,
+    /// Received, nothing said of it yet; ascending. What is said is nearly always of the first.
+    pending: VecDeque<u64>,
     seen: u64,
     is_seen_told: bool,
     connection: Option<u64>,
@@ -139,7 +139,7 @@ impl<T: Clone> Outbound<T> {
             room: 0,
             queued_bytes: 0,
             queue_bytes_max,
-            pending: BTreeSet::new(),
+            pending: VecDeque::new(),
             seen: 0,
             is_seen_told: true,
             connection: None,
@@ -225,7 +225,7 @@ impl<T: Clone> Outbound<T> {
             let Some((bytes, _)) = self.queue.pop_front() else {
                 break;
             };
-            self.pending.insert(self.first);
+            self.pending.push_back(self.first);
             self.first += 1;
             self.passed += bytes as u64;
             self.queued_bytes -= bytes;
@@ -240,7 +240,8 @@ impl<T: Clone> Outbound<T> {
         for (number, outcome) in words.outcomes.iter().skip(skip) {
             self.seen += 1;
             self.is_seen_told = false;
-            if self.pending.remove(number) {
+            if let Ok(at) = self.pending.binary_search(number) {
+                self.pending.remove(at);
                 new.push((*number, *outcome));
             }
         }

@@ -13,11 +13,24 @@
 use crate::id::{Epoch, Incarnation, Shard};
 use crate::map::ShardMap;
 use crate::planted::{Bug, Planted};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Names a stanza in a [`Router`].
+/// Names a stanza in a [`Router`]; later ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
+pub struct Ticket(u64);
+
+impl Ticket {
+    fn new(number: u64, shard: Shard) -> Self {
+        Self(number << Shard::BITS | u64::from(shard))
+    }
+
+    /// The shard it is for.
+    #[must_use]
+    pub fn shard(self) -> Shard {
+        self.0 as Shard
+    }
+}
 
 /// Send this stanza to this home.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,13 +105,20 @@ pub struct RouterCounts {
     pub refused: u64,
 }
 
+/// Closed lanes that are kept, and how long they may have been.
+const SPARE: usize = 8;
+const SPARE_FLIGHTS: usize = 32;
+
 /// All stanzas under way from one node (or one of its shards of memory).
 #[derive(Debug)]
 pub struct Router<M> {
     lanes: BTreeMap<Shard, Lane<M>>,
-    /// Which lane a ticket is in.
-    tickets: BTreeMap<Ticket, Shard>,
-    sources: BTreeMap<Shard, BTreeSet<Ticket>>,
+    /// Lanes that were closed, for their memory.
+    spare: Vec<Lane<M>>,
+    /// How many are under way.
+    len: usize,
+    /// By the shard of their senders, in order.
+    sources: BTreeMap<Shard, SmallVec<[Ticket; 4]>>,
     last: u64,
     /// Of all lanes, so that it never goes back when one ends and begins anew.
     generation: u32,
@@ -114,7 +134,8 @@ impl<M: Clone> Router<M> {
     pub fn new(bytes_max: usize) -> Self {
         Self {
             lanes: BTreeMap::new(),
-            tickets: BTreeMap::new(),
+            spare: Vec::new(),
+            len: 0,
             sources: BTreeMap::new(),
             last: 0,
             generation: 0,
@@ -140,13 +161,13 @@ impl<M: Clone> Router<M> {
     /// Stanzas under way.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.tickets.len()
+        self.len
     }
 
     /// Whether nothing is under way.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tickets.is_empty()
+        self.len == 0
     }
 
     /// Takes out, in order, all that entities of this shard sent: it goes to another home.
@@ -185,15 +206,16 @@ impl<M: Clone> Router<M> {
         }
         self.bytes += bytes;
         self.last += 1;
-        let ticket = Ticket(self.last);
-        self.tickets.insert(ticket, shard);
+        self.len += 1;
+        let ticket = Ticket::new(self.last, shard);
         if let Some(source) = source {
-            self.sources.entry(source).or_default().insert(ticket);
+            self.sources.entry(source).or_default().push(ticket);
         }
-        let generation = self.generation;
-        let lane = self.lanes.entry(shard).or_insert_with(|| Lane {
-            generation,
-            ..Lane::default()
+        let (generation, spare) = (self.generation, &mut self.spare);
+        let lane = self.lanes.entry(shard).or_insert_with(|| {
+            let mut lane = spare.pop().unwrap_or_default();
+            lane.generation = generation;
+            lane
         });
         let flight = Flight {
             ticket,
@@ -224,7 +246,7 @@ impl<M: Clone> Router<M> {
     }
 
     fn remove(&mut self, ticket: Ticket) -> Option<(Shard, M)> {
-        let shard = self.tickets.remove(&ticket)?;
+        let shard = ticket.shard();
         let lane = self.lanes.get_mut(&shard)?;
         let is_it = |f: &Flight<M>| f.ticket == ticket;
         let flight = match lane.flights.iter().position(is_it) {
@@ -234,11 +256,15 @@ impl<M: Clone> Router<M> {
                 lane.held.remove(at)?
             }
         };
+        self.len -= 1;
         self.bytes -= flight.bytes;
         if let Some(source) = flight.source
             && let Some(tickets) = self.sources.get_mut(&source)
         {
-            tickets.remove(&ticket);
+            // Nearly always one of the first.
+            if let Some(at) = tickets.iter().position(|other| *other == ticket) {
+                tickets.remove(at);
+            }
             if tickets.is_empty() {
                 self.sources.remove(&source);
             }
@@ -254,9 +280,7 @@ impl<M: Clone> Router<M> {
         needs: Epoch,
         out: &mut Vec<Send<M>>,
     ) {
-        let Some(shard) = self.tickets.get(&ticket).copied() else {
-            return;
-        };
+        let shard = ticket.shard();
         if let Some(lane) = self.lanes.get_mut(&shard)
             && let Some(flight) = lane.flights.iter_mut().find(|f| f.ticket == ticket)
         {
@@ -270,9 +294,7 @@ impl<M: Clone> Router<M> {
     /// The receiver sent it back since it cannot take it yet: nothing goes there until
     /// [`Router::ready`], or until the map names another home.
     pub fn not_yet(&mut self, map: Option<&ShardMap>, ticket: Ticket, out: &mut Vec<Send<M>>) {
-        let Some(shard) = self.tickets.get(&ticket).copied() else {
-            return;
-        };
+        let shard = ticket.shard();
         if let Some(lane) = self.lanes.get_mut(&shard)
             && let Some(flight) = lane.flights.iter_mut().find(|f| f.ticket == ticket)
         {
@@ -303,10 +325,7 @@ impl<M: Clone> Router<M> {
         let held: Vec<Ticket> = tickets.into_iter().filter(is_held).collect();
         let taken: Vec<(Shard, M)> = held.into_iter().filter_map(|t| self.remove(t)).collect();
         for (shard, _) in &taken {
-            let is_empty = |lane: &Lane<M>| lane.flights.is_empty() && lane.held.is_empty();
-            if self.lanes.get(shard).is_some_and(is_empty) {
-                self.lanes.remove(shard);
-            }
+            self.close(*shard);
         }
         taken.into_iter().map(|(_, stanza)| stanza).collect()
     }
@@ -332,7 +351,7 @@ impl<M: Clone> Router<M> {
     }
 
     fn is_flying(&self, ticket: Ticket) -> bool {
-        let lane = self.tickets.get(&ticket).and_then(|s| self.lanes.get(s));
+        let lane = self.lanes.get(&ticket.shard());
         let mut flights = lane.into_iter().flat_map(|lane| &lane.flights);
         flights.any(|f| f.ticket == ticket && !f.is_back)
     }
@@ -354,13 +373,36 @@ impl<M: Clone> Router<M> {
         }
     }
 
+    /// Closes a lane that has nothing; whether it had.
+    fn close(&mut self, shard: Shard) -> bool {
+        let is_empty = |lane: &Lane<M>| lane.flights.is_empty() && lane.held.is_empty();
+        if !self.lanes.get(&shard).is_some_and(is_empty) {
+            return false;
+        }
+        if let Some(lane) = self.lanes.remove(&shard)
+            && self.spare.len() < SPARE
+            && lane.flights.capacity() + lane.held.capacity() <= SPARE_FLIGHTS
+        {
+            let (flights, held) = (lane.flights, lane.held);
+            self.spare.push(Lane {
+                flights,
+                held,
+                ..Lane::default()
+            });
+        }
+        true
+    }
+
     /// If all that was sent is done or back, sends what is back and what is held.
     fn settle(&mut self, map: Option<&ShardMap>, shard: Shard, out: &mut Vec<Send<M>>) {
+        if self.close(shard) {
+            return;
+        }
         let Some(lane) = self.lanes.get_mut(&shard) else {
             return;
         };
-        if lane.flights.is_empty() && lane.held.is_empty() {
-            self.lanes.remove(&shard);
+        // The common case first: it goes on as it is.
+        if !lane.is_settling && lane.held.is_empty() && lane.not_yet.is_none() {
             return;
         }
         let is_settled = lane.flights.iter().all(|f| f.is_back)
@@ -509,7 +551,7 @@ mod tests {
         let mut out = Vec::new();
         router.not_yet(Some(&one), a, &mut out);
         router.done(Some(&one), b, &mut out);
-        let (c, _) = (Ticket(3), ());
+        let c = Ticket::new(3, 0);
         router.not_yet(Some(&one), c, &mut out);
         router.mapped(&map(3, &[1, 2], 2, 3), &mut out);
         assert_eq!(sent(out), [(2, 10), (2, 12)]);

@@ -144,6 +144,32 @@ fn cuts_lose_nothing_double_nothing_and_reorder_nothing() {
 }
 
 #[test]
+fn what_may_wait_goes_with_others_in_order_and_soon_by_itself() {
+    let mut plan = Plan::new("b", 2);
+    plan.answer = Box::new(|_, _, _, _, _| Taken::Quiet(Outcome::Done));
+    let (a, b, _folder) = pair(Plan::new("a", 1), plan);
+    join(&[&a, &b]);
+    for n in 0..2_000 {
+        let unit = unit(n, 50);
+        let sent = match n % 500 {
+            250 => a.links.send(b.life(), Class::Stanza, unit),
+            _ => a.links.send_soon(b.life(), Class::Stanza, unit),
+        };
+        sent.expect("room");
+        if n % 20 == 0 {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+    b.wait_for(2_000);
+    a.wait_settled(2_000);
+    assert_eq!(b.numbers(), (0..2_000).collect::<Vec<_>>());
+    let stats = a.links.stats();
+    let frames = stats.iter().find(|s| s.class == Class::Stanza);
+    let frames = frames.expect("there").sent.frames;
+    assert!(frames < 200, "{frames} frames for 2,000 units");
+}
+
+#[test]
 fn a_slow_receiver_bounds_what_the_sender_keeps() {
     let held: Arc<Mutex<Vec<u64>>> = Arc::default();
     let mut slow = Plan::new("b", 2);

@@ -70,6 +70,11 @@ impl crate::mesh::Links for Ways {
         links.send_reserved(Incarnation(peer), class, unit)
     }
 
+    fn send_soon(&self, peer: u32, class: Class, unit: Bytes) -> Result<u64, SendError> {
+        let links = self.0.get().ok_or(SendError::Unknown)?;
+        links.send_soon(Incarnation(peer), class, unit)
+    }
+
     fn has_room(&self, peer: u32) -> bool {
         let links = self.0.get();
         links.is_none_or(|links| links.has_room(Incarnation(peer), Class::Stanza))

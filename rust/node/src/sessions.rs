@@ -35,10 +35,13 @@ struct Entry {
     last: u64,
 }
 
+/// By their numbers, which are of this process: no stranger chooses them.
+type Numbered = hashbrown::HashMap<u64, Entry>;
+
 /// All sessions of this process.
 #[derive(Debug)]
 pub struct Sessions {
-    entries: Box<[RwLock<HashMap<u64, Entry>>]>,
+    entries: Box<[RwLock<Numbered>]>,
     by_resume_id: Mutex<HashMap<ResumeId, u64>>,
     ended: Mutex<(HashMap<ResumeId, u32>, VecDeque<ResumeId>)>,
     next: AtomicU64,
@@ -58,7 +61,7 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    fn slice(&self, number: u64) -> &RwLock<HashMap<u64, Entry>> {
+    fn slice(&self, number: u64) -> &RwLock<Numbered> {
         &self.entries[number as usize % LOCKS]
     }
 

@@ -87,6 +87,25 @@ impl Jid {
         Self::build(local, domain, resource, Some(text))
     }
 
+    /// Takes an address that another [`Jid`] was written as ([`Jid::as_str`]); it is cut, and not
+    /// prepared again.
+    ///
+    /// # Errors
+    /// [`JidError::Domain`]: it cannot have been one.
+    pub fn prepared(text: &str) -> Result<Self, JidError> {
+        if text.is_empty() || text.len() > 3 * MAX_PART_BYTES + 2 {
+            return Err(JidError::Domain);
+        }
+        let bytes = text.as_bytes();
+        let slash = memchr::memchr(b'/', bytes).unwrap_or(bytes.len());
+        let at = memchr::memchr(b'@', &bytes[..slash]);
+        Ok(Self {
+            text: text.into(),
+            at: at.map_or(NO_LOCAL, offset),
+            slash: offset(slash),
+        })
+    }
+
     /// Builds an address from parts that still need preparation.
     ///
     /// # Errors

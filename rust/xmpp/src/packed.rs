@@ -102,12 +102,12 @@ impl<'a> Unpacker<'a> {
     pub fn text(&mut self) -> Result<&'a str, Unreadable> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Unreadable)
     }
-    /// An address.
+    /// An address, as its node had prepared it.
     ///
     /// # Errors
-    /// [`Unreadable`], also when it is none.
+    /// [`Unreadable`], also when it can be none.
     pub fn jid(&mut self) -> Result<Jid, Unreadable> {
-        Jid::parse(self.text()?).map_err(|_| Unreadable)
+        Jid::prepared(self.text()?).map_err(|_| Unreadable)
     }
     /// What [`Stanza::pack`] put.
     ///
@@ -131,6 +131,23 @@ const CONTENT: u8 = 1 << 7;
 const CLIENT: &str = "*";
 
 impl Stanza {
+    /// Room enough for what [`Stanza::pack`] appends.
+    #[must_use]
+    pub fn packed_size(&self) -> usize {
+        // Lengths take 3 bytes at most up to 2 MiB, names of children and their places the rest.
+        let len = |text: Option<&str>| text.map_or(0, |text| text.len() + 3);
+        let children = self.payload.children.iter();
+        let children: usize = children.map(|c| c.ns.len() + c.name.len() + 20).sum();
+        32 + len(self.from.as_ref().map(Jid::as_str))
+            + len(self.to.as_ref().map(Jid::as_str))
+            + len(self.type_.as_deref())
+            + len(self.id.as_deref())
+            + len(self.lang.as_deref())
+            + len(Some(&self.extra))
+            + self.payload.content.len()
+            + children
+    }
+
     /// Appends everything of the stanza, `uid` included.
     pub fn pack(&self, out: &mut Vec<u8>) {
         let texts = [
@@ -152,7 +169,7 @@ impl Stanza {
         if !payload.content.is_empty() {
             parts |= CONTENT;
         }
-        out.reserve(payload.content.len() + 192);
+        out.reserve(self.packed_size());
         out.push(self.kind as u8);
         out.push(parts);
         for text in texts.iter().filter_map(|(_, text)| *text) {

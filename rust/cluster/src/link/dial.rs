@@ -1,9 +1,9 @@
 //! The side of a link that dials: it sends units and hears what became of them.
 
 use super::pack;
-use super::peer::{Outbox, Peer, wake};
+use super::peer::{Outbox, Pause, Peer, wake};
 use super::serve::{GREETING, Refusal, SILENCE, Why, bye};
-use super::{Class, FRAME_BYTES, LinkEvent, Shared, UNIT_BYTES_MAX};
+use super::{Class, FRAME_BYTES, LinkEvent, Shared, UNIT_BYTES_MAX, UNIT_PATIENCE};
 use crate::clock;
 use crate::dial::{self, Connection, Tuning};
 use crate::id::{Epoch, Incarnation, NodeId, SKEW_MAX_MS};
@@ -276,6 +276,7 @@ impl Link {
             let mut state = self.outbox.state.lock();
             state.generation += 1;
             (state.ping, state.bye) = (None, None);
+            state.is_armed = false;
             // Old news.
             state.notes.clear();
             state.generation
@@ -286,6 +287,7 @@ impl Link {
             outbox: Arc::clone(&self.outbox),
             generation,
             hello: Some(hello(&self.shared, &self.peer.node, self.peer.incarnation)),
+            pause: Pause::default(),
         };
         let mut client = client(connection);
         let greeted = async {
@@ -501,6 +503,7 @@ struct FrameStream {
     outbox: Arc<Outbox>,
     generation: u64,
     hello: Option<v1::Hello>,
+    pause: Pause,
 }
 
 impl Stream for FrameStream {
@@ -512,8 +515,9 @@ impl Stream for FrameStream {
         if let Some(hello) = self.hello.take() {
             return say(Kind::Hello(hello));
         }
-        let mut state = self.outbox.state.lock();
-        if state.generation != self.generation {
+        let this = &mut *self;
+        let mut state = this.outbox.state.lock();
+        if state.generation != this.generation {
             return Poll::Ready(None);
         }
         if let Some(bye) = state.bye.take() {
@@ -525,13 +529,26 @@ impl Stream for FrameStream {
         if let Some(note) = state.notes.pop_front() {
             return say(Kind::Note(note));
         }
-        if state.queued > state.framed || state.is_due {
+        let has_units = state.queued > state.framed;
+        if has_units && !state.is_urgent && !state.is_armed {
+            this.pause.arm(UNIT_PATIENCE);
+            state.is_armed = true;
+        }
+        // What has found no room on the link waits for the peer's words instead.
+        let is_time = state.is_urgent || this.pause.is_over(cx);
+        if (has_units && is_time) || state.is_due {
             state.is_due = false;
             if let Some(frame) = state.relay.frame(FRAME_BYTES) {
                 let last = frame.first + frame.stanzas.len() as u64 - 1;
                 state.framed = state.framed.max(last);
+                if state.framed >= state.queued {
+                    (state.is_urgent, state.is_armed) = (false, false);
+                } else {
+                    state.is_urgent = true;
+                }
                 drop(state);
-                let telling = &self.shared.telling;
+                this.pause.went();
+                let telling = &this.shared.telling;
                 let epoch = telling.epoch.load(Ordering::Relaxed);
                 let clock = telling.clock.load(Ordering::Relaxed);
                 return say(Kind::Frame(pack::frame(frame, epoch, clock)));

@@ -30,10 +30,10 @@ use crate::talk::Note;
 use crate::tls::{FileError, Files};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
+use hashbrown::HashMap;
 use material::Material;
 use parking_lot::Mutex;
 use peer::{Peer, wake};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -51,6 +51,11 @@ pub const FRAME_BYTES: usize = 64 << 10;
 pub const UNIT_BYTES_MAX: usize = 1 << 20;
 /// Most notes that wait for a peer; the oldest goes.
 const NOTES_MAX: usize = 64;
+/// What may wait for company goes so long after what went before it: a frame costs a node many
+/// times what a unit in it does.
+const UNIT_PATIENCE: Duration = Duration::from_millis(5);
+/// The same for words that nobody waits for. A shard that moves waits for them.
+const WORD_PATIENCE: Duration = Duration::from_millis(20);
 /// Smallest window that takes every unit.
 pub const WINDOW_BYTES_MIN: u64 = UNIT_BYTES_MAX as u64 + 1024;
 
@@ -84,6 +89,8 @@ pub struct Options {
 pub enum Taken {
     /// It is settled.
     Settled(Outcome),
+    /// It is settled, and nobody waits for the word: on a busy link it goes with others.
+    Quiet(Outcome),
     /// It was taken on: there is room for the next; [`Links::done`] says what became of it.
     Later,
     /// It is kept by the node and charged to the peer's window until [`Links::done`].
@@ -208,6 +215,15 @@ pub enum SendError {
 
 type Observer = Box<dyn Fn(LinkEvent) + Send + Sync>;
 
+/// How a unit is queued.
+#[derive(Clone, Copy, Default)]
+struct Push {
+    /// Whatever waits already.
+    is_reserved: bool,
+    /// It may wait for company.
+    is_patient: bool,
+}
+
 /// All links of this node. Cheap to clone; [`Links::close`] ends them.
 #[derive(Clone)]
 pub struct Links(Arc<Shared>);
@@ -327,7 +343,7 @@ impl Links {
     /// # Errors
     /// [`SendError`]; the unit is not kept then.
     pub fn send(&self, to: Incarnation, class: Class, unit: Bytes) -> Result<u64, SendError> {
-        self.push(to, class, unit, false)
+        self.push(to, class, unit, Push::default())
     }
 
     /// Queues what must not be refused: replies and errors, whose room was reserved when their
@@ -341,7 +357,24 @@ impl Links {
         class: Class,
         unit: Bytes,
     ) -> Result<u64, SendError> {
-        self.push(to, class, unit, true)
+        let push = Push {
+            is_reserved: true,
+            is_patient: false,
+        };
+        self.push(to, class, unit, push)
+    }
+
+    /// As [`Links::send_reserved`], for what has a few milliseconds: on a busy link it goes with
+    /// whatever goes next, 5 ms later at most. The order is kept.
+    ///
+    /// # Errors
+    /// [`SendError::Unknown`] or [`SendError::TooLarge`].
+    pub fn send_soon(&self, to: Incarnation, class: Class, unit: Bytes) -> Result<u64, SendError> {
+        let push = Push {
+            is_reserved: true,
+            is_patient: true,
+        };
+        self.push(to, class, unit, push)
     }
 
     /// Whether there is room for a unit that may wait.
@@ -367,7 +400,7 @@ impl Links {
         to: Incarnation,
         class: Class,
         unit: Bytes,
-        is_reserved: bool,
+        push: Push,
     ) -> Result<u64, SendError> {
         if unit.len() > UNIT_BYTES_MAX {
             return Err(SendError::TooLarge);
@@ -376,12 +409,15 @@ impl Links {
         let peer = peers.get(&to).ok_or(SendError::Unknown)?;
         let mut state = peer.outbox(class).state.lock();
         let charge = pack::charge(&unit);
-        let number = match is_reserved {
+        let number = match push.is_reserved {
             true => state.relay.push_reserved(charge, unit),
             false => state.relay.push(charge, unit)?,
         };
         state.queued = number;
-        let waker = state.alarm.take();
+        state.is_urgent |= !push.is_patient;
+        // Whoever is patient wakes the stream once, to look at the clock.
+        let is_waited_for = push.is_patient && state.is_armed;
+        let waker = (!is_waited_for).then(|| state.alarm.take()).flatten();
         drop(state);
         wake(waker);
         Ok(number)

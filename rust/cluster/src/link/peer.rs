@@ -4,12 +4,17 @@ use super::{Class, LinkStats};
 use crate::id::{Incarnation, NodeId};
 use crate::relay::{Inbound, Outbound};
 use bytes::Bytes;
+use hashbrown::HashMap;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Waker;
+use std::task::{Context, Waker};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
 
 /// Someone to be woken, and whether there is something for him.
 #[derive(Default)]
@@ -26,6 +31,38 @@ impl Alarm {
     #[must_use]
     pub(super) fn take(&mut self) -> Option<Waker> {
         self.0.take()
+    }
+}
+
+/// The clock of a stream that has something which may wait for company: on a quiet link it waits
+/// for nothing, on a busy one until some time after what went last.
+#[derive(Default)]
+pub(super) struct Pause {
+    sleep: Option<Pin<Box<Sleep>>>,
+    last: Option<Instant>,
+}
+
+impl Pause {
+    /// Something goes now.
+    pub(super) fn went(&mut self) {
+        self.last = Some(Instant::now());
+    }
+
+    /// Begins to wait.
+    pub(super) fn arm(&mut self, patience: Duration) {
+        let Some(at) = self.last.map(|last| last + patience) else {
+            return;
+        };
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().reset(at),
+            None => self.sleep = Some(Box::pin(tokio::time::sleep_until(at))),
+        }
+    }
+
+    /// Whether it has waited long enough; else it wakes whoever polls.
+    pub(super) fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let sleep = self.sleep.as_mut();
+        sleep.is_none_or(|sleep| sleep.as_mut().poll(cx).is_ready())
     }
 }
 
@@ -54,6 +91,10 @@ pub(super) struct OutState {
     pub(super) framed: u64,
     /// It is time to tell what was seen, even if there is nothing to send.
     pub(super) is_due: bool,
+    /// Not all that is queued may wait for company.
+    pub(super) is_urgent: bool,
+    /// The stream looks at the clock for what may.
+    pub(super) is_armed: bool,
 }
 
 /// A peer's units to us.
@@ -74,11 +115,15 @@ pub(super) struct InState {
     /// Of the connection in force.
     pub(super) generation: u64,
     /// Bytes that the node has not taken on, by number; only what it holds.
-    pub(super) held: BTreeMap<u64, usize>,
+    pub(super) held: HashMap<u64, usize>,
     /// Bytes received since words were said.
     pub(super) unsaid: u64,
     /// It is time to say words.
     pub(super) is_due: bool,
+    /// There are words that may wait for company.
+    pub(super) is_soon: bool,
+    /// The stream looks at the clock for them.
+    pub(super) is_armed: bool,
 }
 
 /// Another life of a node.
@@ -115,6 +160,8 @@ impl Peer {
                     queued: 0,
                     framed: 0,
                     is_due: false,
+                    is_urgent: false,
+                    is_armed: false,
                 }),
                 is_up: AtomicBool::new(false),
                 connects: AtomicU64::new(0),
@@ -130,9 +177,11 @@ impl Peer {
                     pong: None,
                     bye: None,
                     generation: 0,
-                    held: BTreeMap::new(),
+                    held: HashMap::new(),
                     unsaid: 0,
                     is_due: false,
+                    is_soon: false,
+                    is_armed: false,
                 }),
                 delivering: Mutex::new(()),
                 is_up: AtomicBool::new(false),

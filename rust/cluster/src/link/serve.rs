@@ -3,8 +3,8 @@
 use super::material::{bears, names};
 use super::note;
 use super::pack::{self, OUTCOMES_MAX};
-use super::peer::{Inbox, Peer, wake};
-use super::{Class, LinkEvent, Shared, Taken, UNIT_BYTES_MAX};
+use super::peer::{Inbox, Pause, Peer, wake};
+use super::{Class, LinkEvent, Shared, Taken, UNIT_BYTES_MAX, WORD_PATIENCE};
 use crate::dial::SEND_BUFFER_BYTES;
 use crate::id::{Epoch, Incarnation, NodeId, SKEW_MAX_MS};
 use crate::log::Level;
@@ -339,6 +339,7 @@ impl Door {
             // Whatever the connection before still has to say is part of the first words.
             let words = state.relay.connected(number);
             (state.is_due, state.pong) = (true, None);
+            state.is_armed = false;
             let before = state.alarm.take();
             let generation = state.generation;
             drop(state);
@@ -366,6 +367,7 @@ impl Door {
             inbox,
             generation,
             welcome: Some(welcome),
+            pause: Pause::default(),
         })))
     }
 }
@@ -462,13 +464,22 @@ impl Reader {
             {
                 state.relay.take(bytes);
             }
-            if let Taken::Settled(outcome) = taken {
-                state.relay.outcome(number, outcome);
-                state.is_due = true;
+            match taken {
+                Taken::Settled(outcome) => {
+                    state.relay.outcome(number, outcome);
+                    state.is_due = true;
+                }
+                Taken::Quiet(outcome) => {
+                    state.relay.outcome(number, outcome);
+                    state.is_soon = true;
+                }
+                Taken::Later | Taken::Held => {}
             }
         }
         state.is_due |= state.unsaid >= self.shared.options.window_bytes / 8;
-        let waker = state.is_due.then(|| state.alarm.take()).flatten();
+        // For what may wait the stream is woken once, to look at the clock.
+        let is_news = state.is_due || (state.is_soon && !state.is_armed);
+        let waker = is_news.then(|| state.alarm.take()).flatten();
         drop(state);
         wake(waker);
         Ok(true)
@@ -505,6 +516,7 @@ struct WordsStream {
     inbox: Arc<Inbox>,
     generation: u64,
     welcome: Option<v1::Welcome>,
+    pause: Pause,
 }
 
 impl Stream for WordsStream {
@@ -516,8 +528,9 @@ impl Stream for WordsStream {
         if let Some(welcome) = self.welcome.take() {
             return say(Kind::Welcome(welcome));
         }
-        let mut state = self.inbox.state.lock();
-        if state.generation != self.generation {
+        let this = &mut *self;
+        let mut state = this.inbox.state.lock();
+        if state.generation != this.generation {
             return match state.bye.take() {
                 Some(bye) => say(Kind::Bye(bye)),
                 None => Poll::Ready(None),
@@ -526,11 +539,20 @@ impl Stream for WordsStream {
         if let Some(pong) = state.pong.take() {
             return say(Kind::Pong(pong));
         }
+        if state.is_soon && !state.is_due {
+            if !state.is_armed {
+                this.pause.arm(WORD_PATIENCE);
+                state.is_armed = true;
+            }
+            state.is_due = this.pause.is_over(cx);
+        }
         if state.is_due {
+            (state.is_soon, state.is_armed) = (false, false);
             if let Some(words) = state.relay.words(OUTCOMES_MAX) {
                 state.unsaid = 0;
                 drop(state);
-                let telling = &self.shared.telling;
+                this.pause.went();
+                let telling = &this.shared.telling;
                 let epoch = telling.epoch.load(Ordering::Relaxed);
                 let clock = telling.clock.load(Ordering::Relaxed);
                 return say(Kind::Words(pack::words(&words, epoch, clock)));

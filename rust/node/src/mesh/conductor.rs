@@ -342,9 +342,9 @@ impl Node {
                 stanza: leg.stanza,
             };
             let awaited = Awaited::Origin(origin);
-            if let Err(awaited) = self.to_home(mesh, (shard, None), unit.pack_for(shard), awaited) {
+            if let Err(parcel) = self.to_home(mesh, (shard, None), unit.pack_for(shard), awaited) {
                 // The next home has it; it is only not heard of when it is done.
-                self.settle(&awaited);
+                self.settle(&parcel.awaited);
             }
         }
     }

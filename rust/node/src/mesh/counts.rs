@@ -2,8 +2,9 @@
 
 use antiphon_routing::SessionId;
 use antiphon_routing::effect::Origin;
+use hashbrown::HashMap;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use smallvec::{SmallVec, smallvec};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The `node` of a session id that names no session but a unit of a link: incarnations are small
@@ -19,10 +20,13 @@ pub(crate) struct Brought {
     pub number: u64,
 }
 
+/// Nearly always one.
+type Waiting = SmallVec<[Brought; 1]>;
+
 #[derive(Debug)]
 struct Count {
     /// Who waits: nobody for what was handed over, until it is brought again.
-    brought: Vec<Brought>,
+    brought: Waiting,
     left: u32,
     /// A former home has handed it over: who brings it must not begin it again.
     is_handed: bool,
@@ -52,7 +56,7 @@ impl Counts {
     /// Opens a count of one thing for a stanza of a session elsewhere.
     pub fn open(&self, origin: Origin, brought: Brought) {
         let count = Count {
-            brought: vec![brought],
+            brought: smallvec![brought],
             left: 1,
             is_handed: false,
             is_old: false,
@@ -79,7 +83,7 @@ impl Counts {
     pub fn open_handed(&self, origin: Origin) {
         let mut open = self.open.lock();
         let count = open.entry(origin).or_insert_with(|| Count {
-            brought: Vec::new(),
+            brought: Waiting::new(),
             left: 0,
             is_handed: true,
             is_old: false,
@@ -113,20 +117,21 @@ impl Counts {
     }
 
     /// One of them is done; who waited, if that was the last.
-    pub fn handled(&self, origin: Origin) -> Vec<Brought> {
+    pub fn handled(&self, origin: Origin) -> Waiting {
         let mut open = self.open.lock();
         let Some(count) = open.get_mut(&origin) else {
-            return Vec::new();
+            return Waiting::new();
         };
         count.left = count.left.saturating_sub(1);
         if count.left > 0 {
-            return Vec::new();
+            return Waiting::new();
         }
         if count.is_handed {
             // It is remembered, since each of its parts may be brought again.
             return std::mem::take(&mut count.brought);
         }
-        open.remove(&origin).map_or_else(Vec::new, |c| c.brought)
+        open.remove(&origin)
+            .map_or_else(Waiting::new, |c| c.brought)
     }
 
     /// Whether something of it is still to be done.
@@ -184,12 +189,12 @@ mod tests {
         let other = counts.open_unnamed(Brought { peer: 4, number: 9 });
         assert_ne!(origin, other);
         counts.expect(origin, 2);
-        assert_eq!(counts.handled(origin), []);
-        assert_eq!(counts.handled(origin), []);
-        assert_eq!(counts.handled(origin), [brought]);
-        assert_eq!(counts.handled(origin), []);
+        assert!(counts.handled(origin).is_empty());
+        assert!(counts.handled(origin).is_empty());
+        assert_eq!(counts.handled(origin).to_vec(), [brought]);
+        assert!(counts.handled(origin).is_empty());
         counts.forget(4);
-        assert_eq!(counts.handled(other), []);
+        assert!(counts.handled(other).is_empty());
         assert_eq!(counts.len(), 0);
     }
 
@@ -202,15 +207,15 @@ mod tests {
         counts.open_handed(origin);
         let brought = Brought { peer: 3, number: 1 };
         assert_eq!(counts.join(origin, brought), Joined::Waits);
-        assert_eq!(counts.handled(origin), []);
-        assert_eq!(counts.handled(origin), [brought]);
+        assert!(counts.handled(origin).is_empty());
+        assert_eq!(counts.handled(origin).to_vec(), [brought]);
         assert_eq!(counts.join(origin, brought), Joined::Done);
         assert!(counts.was_begun(origin));
         counts.forget_old();
         counts.forget_old();
         assert_eq!(counts.join(origin, brought), Joined::New);
         counts.open_handed(origin);
-        assert_eq!(counts.handled(origin), []);
+        assert!(counts.handled(origin).is_empty());
         counts.forget(3);
         assert_eq!(counts.join(origin, brought), Joined::New);
         counts.open(origin, brought);

@@ -35,16 +35,15 @@ impl Node {
         let bytes = stanza.size();
         session.expect(seq, 1);
         session.saving(bytes);
-        let answer = stanza.clone();
         let unit = Unit::Stanza {
             session: session.id.number,
             seq,
             stanza,
         };
         let awaited = Awaited::Session(Arc::clone(session), seq, bytes);
-        if let Err(awaited) = self.to_home(mesh, (shard, None), unit.pack_for(shard), awaited) {
-            self.settle(&awaited);
-            self.refuse_to(session, &answer);
+        if let Err(parcel) = self.to_home(mesh, (shard, None), unit.pack_for(shard), awaited) {
+            self.settle(&parcel.awaited);
+            self.parcel_refused(&parcel);
         }
         session.handled(seq);
         Flow::Go
@@ -80,8 +79,8 @@ impl Node {
         let unit = Unit::Route { stanza };
         let awaited = origin.map_or(Awaited::Nobody, Awaited::Origin);
         self.to_home(mesh, (shard, source), unit.pack_for(shard), awaited)
-            .map_err(|awaited| {
-                self.settle(&awaited);
+            .map_err(|parcel| {
+                self.settle(&parcel.awaited);
                 Busy
             })
     }

@@ -10,8 +10,8 @@ use antiphon_xmpp::Jid;
 use antiphon_xmpp::packed::Unpacker;
 use antiphon_xmpp::stanza::Stanza;
 use bytes::Bytes;
+use hashbrown::HashMap;
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// One unit.

@@ -391,13 +391,10 @@ impl Node {
             true => Awaited::Origin(origin),
             false => Awaited::Nobody,
         };
-        let copy = stanza.clone();
         let unit = Unit::Route { stanza }.pack_for(shard);
-        if let Err(awaited) = self.to_home(mesh, (shard, Some(source)), unit, awaited) {
-            self.settle(&awaited);
-            if let Some(error) = copy.error(&Busy.into()) {
-                self.route(error, None);
-            }
+        if let Err(parcel) = self.to_home(mesh, (shard, Some(source)), unit, awaited) {
+            self.settle(&parcel.awaited);
+            self.parcel_refused(&parcel);
         }
     }
 

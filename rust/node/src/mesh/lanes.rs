@@ -8,13 +8,14 @@ use super::unit::{Unit, head_of, of_generation};
 use super::{Awaited, Mesh};
 use crate::node::Node;
 use antiphon_cluster::id::Incarnation;
-use antiphon_cluster::link::Class;
+use antiphon_cluster::map::ShardMap;
 use antiphon_cluster::relay::Outcome;
 use antiphon_cluster::router::{Send, Ticket};
 use antiphon_routing::home::SHARDS;
 use bytes::Bytes;
+use hashbrown::HashMap;
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -119,8 +120,7 @@ impl Lanes {
 
 impl Mesh {
     /// Sends what the router wants sent; its slice is locked.
-    fn perform(&self, slice: &mut Slice, mut sends: Sends) {
-        let map = self.map();
+    fn perform(&self, slice: &mut Slice, map: Option<&ShardMap>, mut sends: Sends) {
         while !sends.is_empty() {
             let mut failed = Vec::new();
             for send in sends.drain(..) {
@@ -132,7 +132,7 @@ impl Mesh {
                 // Locked first: it may be done before the number is noted.
                 let mut sent = self.lanes.sent.lock();
                 let unit = of_generation(&send.stanza.unit, send.generation);
-                match self.links.send(send.to.0, Class::Stanza, unit) {
+                match self.send_unit(send.to.0, unit) {
                     Ok(number) => {
                         sent.insert((send.to.0, number), (send.shard, send.ticket));
                     }
@@ -141,7 +141,7 @@ impl Mesh {
             }
             for (shard, ticket) in failed {
                 // The link is not there yet, or any more: looked at again with the next tick.
-                slice.router.not_yet(map.as_deref(), ticket, &mut sends);
+                slice.router.not_yet(map, ticket, &mut sends);
                 self.retry.lock().insert(shard);
             }
         }
@@ -153,25 +153,24 @@ impl Node {
     /// the entity that sends it on, where one does.
     ///
     /// # Errors
-    /// What waits for it comes back: too much is on its way.
+    /// It comes back: too much is on its way.
     pub(super) fn to_home(
         self: &Arc<Self>,
         mesh: &Mesh,
         (shard, source): (u16, Option<u16>),
         unit: Bytes,
         awaited: Awaited,
-    ) -> Result<(), Awaited> {
+    ) -> Result<(), Parcel> {
         let size = unit.len();
         let parcel = Arc::new(Parcel { unit, awaited });
-        let map = mesh.map();
+        let map = mesh.map.load();
+        let map = map.as_deref();
         let mut sends = Vec::new();
         let mut slice = mesh.lanes.slice(shard);
         let copy = Arc::clone(&parcel);
         let place = (shard, source);
-        let routed = slice
-            .router
-            .route(map.as_deref(), place, size, copy, &mut sends);
-        mesh.perform(&mut slice, sends);
+        let routed = slice.router.route(map, place, size, copy, &mut sends);
+        mesh.perform(&mut slice, map, sends);
         mesh.lanes.note(&slice, shard);
         let is_here = !slice.here.is_empty();
         drop(slice);
@@ -179,7 +178,7 @@ impl Node {
             self.work_here(mesh, shard);
         }
         match (routed, Arc::try_unwrap(parcel)) {
-            (Err(_), Ok(parcel)) => Err(parcel.awaited),
+            (Err(_), Ok(parcel)) => Err(parcel),
             _ => Ok(()),
         }
     }
@@ -241,7 +240,7 @@ impl Node {
         ticket: Ticket,
         outcome: Outcome,
     ) -> bool {
-        let map = mesh.map();
+        let map = mesh.map.load();
         let map = map.as_deref();
         let mut sends = Vec::new();
         let mut slice = mesh.lanes.slice(shard);
@@ -256,7 +255,7 @@ impl Node {
                 None
             }
         };
-        mesh.perform(&mut slice, sends);
+        mesh.perform(&mut slice, map, sends);
         mesh.lanes.note(&slice, shard);
         let is_here = !slice.here.is_empty();
         drop(slice);
@@ -269,7 +268,8 @@ impl Node {
         is_here
     }
 
-    fn parcel_refused(self: &Arc<Self>, parcel: &Parcel) {
+    /// Tells its sender that a unit goes nowhere.
+    pub(super) fn parcel_refused(self: &Arc<Self>, parcel: &Parcel) {
         match Unit::unpack(&parcel.unit) {
             Ok(Unit::Stanza { stanza, .. }) => {
                 if let Awaited::Session(session, ..) = &parcel.awaited {
@@ -299,7 +299,7 @@ impl Node {
             let mut slice = mesh.lanes.slices[at].lock();
             let shards = slice.router.shards();
             slice.router.mapped(&map, &mut sends);
-            mesh.perform(&mut slice, sends);
+            mesh.perform(&mut slice, Some(&map), sends);
             mesh.lanes.note_all(&slice, &shards);
             let is_here = !slice.here.is_empty();
             drop(slice);
@@ -316,7 +316,7 @@ impl Node {
             let mut sends = Vec::new();
             let mut slice = mesh.lanes.slice(*shard);
             slice.router.ready(map.as_deref(), *shard, &mut sends);
-            mesh.perform(&mut slice, sends);
+            mesh.perform(&mut slice, map.as_deref(), sends);
             mesh.lanes.note(&slice, *shard);
             let is_here = !slice.here.is_empty();
             drop(slice);
@@ -351,7 +351,7 @@ impl Node {
             let mut sends = Vec::new();
             let shards = slice.router.shards();
             slice.router.take_from(map.as_deref(), source, &mut sends);
-            mesh.perform(&mut slice, sends);
+            mesh.perform(&mut slice, map.as_deref(), sends);
             mesh.lanes.note_all(&slice, &shards);
         }
     }

@@ -68,6 +68,13 @@ pub trait Links: Send + Sync + 'static {
     /// # Errors
     /// [`SendError`]: there are no links with that node.
     fn send(&self, peer: u32, class: Class, unit: Bytes) -> Result<u64, SendError>;
+    /// The same for what may wait for company, a few milliseconds at most.
+    ///
+    /// # Errors
+    /// As [`Links::send`].
+    fn send_soon(&self, peer: u32, class: Class, unit: Bytes) -> Result<u64, SendError> {
+        self.send(peer, class, unit)
+    }
     /// Whether there is room for more that may wait.
     fn has_room(&self, peer: u32) -> bool;
     /// Whether the peer is connected: one that is not may be dead.
@@ -320,7 +327,15 @@ impl Mesh {
 
     /// Tells a node something.
     pub(super) fn tell(&self, peer: u32, unit: &Unit<'_>) -> bool {
-        self.links.send(peer, Class::Stanza, unit.pack()).is_ok()
+        self.send_unit(peer, unit.pack()).is_ok()
+    }
+
+    /// Queues a packed unit.
+    fn send_unit(&self, peer: u32, unit: Bytes) -> Result<u64, SendError> {
+        match unit::is_patient(&unit) {
+            true => self.links.send_soon(peer, Class::Stanza, unit),
+            false => self.links.send(peer, Class::Stanza, unit),
+        }
     }
 
     pub(super) fn tell_all(&self, unit: &Unit<'_>) {
@@ -471,7 +486,8 @@ impl Node {
                     drop(guard);
                     Taking::Later
                 }
-                false => Taking::Settled(Outcome::Done),
+                false if unit::is_flush(bytes) => Taking::Settled(Outcome::Done),
+                false => Taking::Quiet(Outcome::Done),
             },
             Err(error) => {
                 self.log_unit(peer, &error.to_string());

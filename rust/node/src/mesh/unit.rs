@@ -274,6 +274,17 @@ fn legs(from: &mut Unpacker<'_>) -> Result<Vec<Leg>, Unreadable> {
     (0..count).map(|_| one(from)).collect()
 }
 
+/// Whether a unit may wait some milliseconds for others on a busy link: who logs in or has left
+/// does not notice.
+pub(super) fn is_patient(bytes: &[u8]) -> bool {
+    matches!(bytes, [BIND | BOUND | END | KEEP | SHADOW | SHADOW_END, ..])
+}
+
+/// Whether its sender waits until it is taken.
+pub(super) fn is_flush(bytes: &[u8]) -> bool {
+    matches!(bytes, [FLUSH, ..])
+}
+
 /// Where the generation of a unit for a home stands.
 const GENERATION: std::ops::Range<usize> = 3..7;
 
@@ -315,8 +326,21 @@ impl Unit<'_> {
         self.pack_with(0)
     }
 
+    /// Room for its bytes; of the rare ones, to begin with.
+    fn size(&self) -> usize {
+        /// Kind, shard, generation, session and number of the stanza.
+        const HEADS: usize = HEAD + 20;
+        match self {
+            Self::Stanza { stanza, .. } | Self::Route { stanza } | Self::Leg { stanza, .. } => {
+                HEADS + stanza.packed_size()
+            }
+            Self::Deliver { packed, .. } => HEADS + packed.len(),
+            _ => 128,
+        }
+    }
+
     fn pack_with(&self, shard: u16) -> Bytes {
-        let mut out = Vec::with_capacity(256);
+        let mut out = Vec::with_capacity(self.size());
         let [low, high] = shard.to_le_bytes();
         match self {
             Self::Stanza {

@@ -92,8 +92,8 @@ impl Wires {
             match what {
                 Carried::Unit(class, number, unit) => {
                     *self.waiting.lock().entry((from, to)).or_default() -= 1;
-                    if let Taken::Settled(outcome) = node.unit_received(from, class, number, &unit)
-                    {
+                    let taken = node.unit_received(from, class, number, &unit);
+                    if let Taken::Settled(outcome) | Taken::Quiet(outcome) = taken {
                         self.carry((to, from, Class::Stanza), Carried::Outcome(number, outcome));
                     }
                 }
