@@ -8,6 +8,7 @@ use antiphon_net::gateway::{
 use antiphon_net::session::Session;
 use antiphon_routing::SessionId;
 use antiphon_routing::effect::Effects;
+use antiphon_routing::home::shard_of;
 use antiphon_routing::matching::Target;
 use antiphon_routing::store::{Store, StoreError, Write};
 use antiphon_routing::user::User;
@@ -89,8 +90,11 @@ impl Node {
         let mut result = Err(Busy.into());
         if shard.is_none() {
             result = self.bind_here(&account, &session).await;
-            // Its entity has just moved.
-            shard = away().filter(|_| result.is_err());
+            // Its entity has just moved, or this node is not sure of its place for a moment: the
+            // lane waits for the end of either.
+            if result == Err(Busy.into()) && self.mesh.is_some() {
+                shard = Some(shard_of(account.as_str()));
+            }
         }
         if let Some(shard) = shard {
             let is_temporary = self.is_awaited_guest(&account);
