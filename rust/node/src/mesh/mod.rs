@@ -17,6 +17,7 @@
 mod announce;
 pub(crate) mod conductor;
 pub(crate) mod counts;
+mod dispatch;
 mod edge;
 mod given;
 mod home;
@@ -80,6 +81,11 @@ pub trait Links: Send + Sync + 'static {
     /// Whether the peer is connected: one that is not may be dead.
     fn is_up(&self, _peer: u32) -> bool {
         true
+    }
+    /// Whether the peer cannot be reached and no map can come that puts another in its place: what
+    /// is sent to it waits for nobody knows how long.
+    fn is_cut_off(&self, _peer: u32) -> bool {
+        false
     }
     /// Tells a node what became of a unit of its.
     fn done(&self, peer: u32, class: Class, number: u64, outcome: Outcome);
@@ -511,99 +517,5 @@ impl Node {
             Awaited::Origin(origin) => self.handled_one(*origin),
             Awaited::Nobody => {}
         }
-    }
-
-    /// Whether the unit is called done later.
-    fn take_unit(self: &Arc<Self>, mesh: &Mesh, brought: Brought, unit: Unit<'_>) -> bool {
-        let peer = brought.peer;
-        match unit {
-            Unit::Stanza {
-                session,
-                seq,
-                stanza,
-            } => return self.stanza_from_edge(mesh, brought, (session, seq), stanza),
-            Unit::Route { stanza } => return self.routed_here(mesh, brought, stanza),
-            Unit::Leg {
-                session,
-                seq,
-                stanza,
-            } => return self.leg_here(mesh, brought, (session, seq), stanza),
-            Unit::Deliver { session, packed } => self.delivered_by_home(mesh, session, packed),
-            Unit::Bind {
-                session,
-                jid,
-                is_temporary,
-            } => self.bind_from_edge(mesh, peer, session, jid, is_temporary),
-            Unit::End {
-                session,
-                jid,
-                is_confirmed,
-                stanzas,
-            } => {
-                let id = SessionId {
-                    node: peer,
-                    number: session,
-                };
-                self.ended_at_edge(mesh, id, &jid, is_confirmed, stanzas);
-            }
-            Unit::Received { owner, ids } => self.delete_offline_here(&owner, ids),
-            Unit::Answer { stanza } => self.requests.answer(&stanza, &self.bridge),
-            Unit::Close {
-                session,
-                condition,
-                text,
-            } => self.closed_by_home(mesh, session, condition, text),
-            Unit::Bound { session, refused } => {
-                if let Some(answer) = mesh.binds.lock().remove(&session) {
-                    // Whoever asked may have gone.
-                    let _ = answer.send(refused);
-                }
-            }
-            Unit::Keep { session, keepsake } => {
-                self.sessions.keep(session, keepsake.into());
-            }
-            Unit::Ready { shards } => self.lanes_ready(mesh, &shards),
-            Unit::Resume { .. }
-            | Unit::Move { .. }
-            | Unit::Fetch { .. }
-            | Unit::Asked { .. }
-            | Unit::Fetched { .. }
-            | Unit::Coming { .. }
-            | Unit::Moved { .. }
-            | Unit::State { .. }
-            | Unit::Take { .. } => self.take_moving(mesh, peer, unit),
-            Unit::Component { domain, is_up } => mesh.component_at(peer, domain, is_up),
-            Unit::ToComponent { stanza } => self.to_component_here(stanza),
-            Unit::Account { jid } => self.account_changed_elsewhere(&jid),
-            Unit::Shadow {
-                session,
-                jid,
-                keepsake,
-            } => {
-                let id = SessionId {
-                    node: peer,
-                    number: session,
-                };
-                let keepsake = keepsake.to_vec();
-                mesh.shadows.keep(unit::Known {
-                    id,
-                    jid,
-                    keepsake,
-                    last: 0,
-                });
-            }
-            Unit::ShadowEnd { session, jid } => {
-                let id = SessionId {
-                    node: peer,
-                    number: session,
-                };
-                mesh.shadows.ended(id, &jid);
-            }
-            // All before it was taken.
-            Unit::Flush => {}
-            // Of the other class.
-            Unit::Report { .. } | Unit::Handed { .. } | Unit::Released { .. } => {}
-        }
-        false
     }
 }
