@@ -252,6 +252,16 @@ impl Agent {
         self.life == Life::In && self.fence.is_frozen(now)
     }
 
+    /// The nodes that cannot be reached, and in whose place no map can put others: the view is
+    /// frozen, and they are silent. None as long as a map may come.
+    #[must_use]
+    pub fn cut_off(&self, now: Mono) -> Vec<Incarnation> {
+        match self.is_frozen(now) {
+            true => self.fence.silent(now).collect(),
+            false => Vec::new(),
+        }
+    }
+
     /// Whether the planner's work falls to it.
     #[must_use]
     pub fn is_planner(&self) -> bool {

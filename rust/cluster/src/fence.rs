@@ -194,6 +194,16 @@ impl Fence {
         link.is_some_and(|l| now < l.proof.after(self.timing.fresh_ms))
     }
 
+    /// Peers of the view that have answered nothing for as long as the word of most holds: no short
+    /// stall, for which their users would be sent away.
+    pub fn silent(&self, now: Mono) -> impl Iterator<Item = Incarnation> {
+        let is_silent = move |peer: &Incarnation| {
+            let link = self.links.get(peer);
+            link.is_none_or(|l| now >= l.proof.after(self.timing.freeze_ms))
+        };
+        self.view.iter().copied().filter(is_silent)
+    }
+
     /// Peers of the view whose link is up.
     #[must_use]
     pub fn links_up(&self, now: Mono) -> usize {

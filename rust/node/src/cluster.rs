@@ -62,7 +62,7 @@ impl Log for Records {
 
 /// The links, as the mesh sees them; there from the start of the node on.
 #[derive(Default)]
-struct Ways(OnceLock<Links>);
+struct Ways(OnceLock<Links>, Place);
 
 impl crate::mesh::Links for Ways {
     fn send(&self, peer: u32, class: Class, unit: Bytes) -> Result<u64, SendError> {
@@ -83,6 +83,10 @@ impl crate::mesh::Links for Ways {
     fn is_up(&self, peer: u32) -> bool {
         let links = self.0.get();
         links.is_some_and(|links| links.is_up(Incarnation(peer), Class::Stanza))
+    }
+
+    fn is_cut_off(&self, peer: u32) -> bool {
+        self.1.is_cut_off(Incarnation(peer))
     }
 
     fn done(&self, peer: u32, class: Class, number: u64, outcome: Outcome) {
@@ -182,9 +186,9 @@ impl Parts {
     pub fn new(node_name: &str, options: Options) -> Result<Self, ConfigError> {
         let node_id = NodeId::new(node_name)
             .map_err(|e| ConfigError::Cluster(format!("node.name {node_name:?}: {e}")))?;
-        let ways = Arc::new(Ways::default());
-        let homes = Arc::new(Homes::new(0));
         let place = Place::default();
+        let ways = Arc::new(Ways(OnceLock::new(), place.clone()));
+        let homes = Arc::new(Homes::new(0));
         let links: Arc<dyn crate::mesh::Links> = ways.clone();
         let (mesh, events) = Mesh::new(links, Arc::clone(&homes), Some(place.clone()));
         Ok(Self {

@@ -10,6 +10,8 @@ use antiphon_net::gateway::{Ended, Gateway};
 use antiphon_net::session::FIRST_GENERATION;
 use antiphon_routing::archive::{ArchiveFilter, ArchiveId};
 use antiphon_routing::store::Store;
+use antiphon_xmpp::stanza::ErrorType;
+use antiphon_xmpp::stream::Framing;
 use cluster::{Cluster, bodies, same};
 use std::sync::Arc;
 use std::time::Duration;
@@ -315,6 +317,48 @@ async fn sessions_of_a_node_that_is_killed_are_over() {
     assert!(!lost.session.is_closed());
     // The address is free again.
     let _again = cluster.online(user, 1, "lost").await;
+}
+
+/// Infrastructure E2: a node dies while etcd is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_lives_on_a_node_that_nobody_can_replace_is_told_to_wait() {
+    let mut cluster = Cluster::new(30).await;
+    let (lost, kept) = (cluster.user_of(2), cluster.user_of(1));
+    let at_lost_home = cluster.online(lost, 1, "l").await;
+    let client = cluster.online(kept, 3, "k").await;
+    cluster.kill(2).await;
+    // Until it is known that nobody takes over, everything waits.
+    client.message(lost, "early");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(read(&client.session), "");
+    cluster.wires.cut_off.lock().insert(2);
+    client.message(lost, "late");
+    let text = expect(&client.session, "</message>").await;
+    assert!(
+        text.contains("type='wait'") || text.contains("type=\"wait\""),
+        "{text}"
+    );
+    assert!(!text.contains("early"), "{text}");
+    at_lost_home.send("<iq type='get' id='q'><query xmlns='jabber:iq:roster'/></iq>");
+    at_lost_home.send("<presence><status>here</status></presence>");
+    at_lost_home.message(kept, "from nowhere");
+    let text = expect(&at_lost_home.session, "</message>").await;
+    assert_eq!(text.matches("resource-constraint").count(), 2, "{text}");
+    let account = jid(&format!("u{lost}@a.example"));
+    let again = client.gateway.bind(account, None, Framing::Tcp).await;
+    assert_eq!(again.err().map(|e| e.type_), Some(ErrorType::Wait));
+    // Others notice nothing.
+    client.message(kept, "to myself");
+    expect(&client.session, "to myself").await;
+    // etcd is back: what waited goes on, and nothing of what was refused.
+    cluster.wires.cut_off.lock().clear();
+    cluster.take_shards(2);
+    cluster.settle().await;
+    let text = expect(&at_lost_home.session, "early").await;
+    assert!(!text.contains("late"), "{text}");
+    client.acked().await;
+    at_lost_home.acked().await;
+    assert_eq!(cluster.archive(lost).await, ["early"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -153,6 +153,8 @@ fn without_an_answer_before_the_deadline_it_is_out_and_says_so() {
         one.calls.clear();
     }
     assert_eq!(one.is_out(), None);
+    // A map may come, however silent the others are.
+    assert_eq!(one.agent.cut_off(Mono(one.now)), []);
     one.tick(150);
     assert_eq!(one.is_out(), Some(OutReason::LeasePassed));
     let stopped = Output::Note(Incarnation(1), Note::Stopped);
@@ -189,6 +191,10 @@ fn when_most_say_that_etcd_is_gone_it_goes_on_for_a_while() {
         }
     }
     assert!(one.agent.is_frozen(Mono(one.now)));
+    // Whoever is silent meanwhile cannot be replaced.
+    let (sent, epoch) = (Mono(one.now), Epoch(1));
+    one.step(Input::Note(Incarnation(1), Note::Pong { sent, epoch }));
+    assert_eq!(one.agent.cut_off(sent), [Incarnation(2)]);
     // They do not answer any more.
     for _ in 0..70 {
         one.tick(50);

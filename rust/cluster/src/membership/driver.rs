@@ -7,7 +7,7 @@ use super::{Command, Events, Options, Stage, Status};
 use crate::agent::{Agent, Input, Output};
 use crate::clock;
 use crate::etcd::{Client, EtcdError, Update, Watch};
-use crate::id::{Incarnation, NodeId};
+use crate::id::{Incarnation, Mono, NodeId};
 use crate::link::{LinkEvent, Links, Target};
 use crate::log::{Level, Log};
 use crate::talk::{Alert, Answer, Call, OutReason};
@@ -349,6 +349,7 @@ impl Driver {
         self.agent.step(at, input, &mut out);
         // First of all: whatever else follows, nothing is acknowledged on an old standing.
         self.parts.place.stand(self.agent.standing(at));
+        self.look_for_cut_off(at);
         let may_move = may_move || out.iter().any(|o| matches!(o, Output::Map(_)));
         for output in out {
             self.carry_out(output);
@@ -356,6 +357,24 @@ impl Driver {
         if may_move {
             self.aim();
         }
+    }
+
+    /// Tells the message path and the operator which nodes nobody can take the place of.
+    fn look_for_cut_off(&mut self, at: Mono) {
+        let nodes = self.agent.cut_off(at);
+        if !self.parts.place.cut_off(&nodes) {
+            return;
+        }
+        let (level, event) = match nodes.is_empty() {
+            true => (Level::Info, "nodes no longer cut off"),
+            false => (Level::Warning, "nodes cut off"),
+        };
+        let name = |life: &Incarnation| match self.known.get(life) {
+            Some(target) => target.node.to_string(),
+            None => life.to_string(),
+        };
+        let names: Vec<String> = nodes.iter().map(name).collect();
+        self.log(level, event, &[("nodes", names.join(", "))]);
     }
 
     fn carry_out(&mut self, output: Output) {

@@ -6,7 +6,7 @@ use crate::fence::{Acknowledge, Standing};
 use crate::id::{Epoch, Incarnation, Mono};
 use crate::map::ShardMap;
 use antiphon_routing::home::{Home, Locator, SHARDS};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -75,6 +75,8 @@ struct Inner {
     view: ArcSwap<View>,
     standing: ArcSwap<Standing>,
     changed: watch::Sender<Standing>,
+    /// See [`Place::is_cut_off`].
+    cut_off: ArcSwapOption<Vec<Incarnation>>,
 }
 
 impl Default for Place {
@@ -83,6 +85,7 @@ impl Default for Place {
             view: ArcSwap::from_pointee(View::unknown(Incarnation(0))),
             standing: ArcSwap::default(),
             changed: watch::Sender::default(),
+            cut_off: ArcSwapOption::empty(),
         }))
     }
 }
@@ -126,6 +129,25 @@ impl Place {
         }
     }
 
+    /// Whether a node cannot be reached and, since etcd is gone, nobody can take its place: what is
+    /// for it would wait for nobody knows how long.
+    #[must_use]
+    pub fn is_cut_off(&self, node: Incarnation) -> bool {
+        let cut_off = self.0.cut_off.load();
+        cut_off.as_ref().is_some_and(|all| all.contains(&node))
+    }
+
+    /// These are, from now on. Whether that is new.
+    pub(super) fn cut_off(&self, nodes: &[Incarnation]) -> bool {
+        let before = self.0.cut_off.load();
+        if before.as_ref().map_or(&[][..], |all| all) == nodes {
+            return false;
+        }
+        let nodes = (!nodes.is_empty()).then(|| Arc::new(nodes.to_vec()));
+        self.0.cut_off.store(nodes);
+        true
+    }
+
     pub(super) fn joined(&self, me: Incarnation) {
         self.0.view.store(Arc::new(View::unknown(me)));
     }
@@ -137,6 +159,7 @@ impl Place {
     /// Nothing is owned any more.
     pub(super) fn out(&self) {
         self.stand(Standing::default());
+        self.cut_off(&[]);
         self.joined(Incarnation(0));
     }
 }

@@ -8,7 +8,7 @@ use antiphon_net::session::Session;
 use antiphon_routing::SessionId;
 use antiphon_routing::archive::ArchiveId;
 use antiphon_routing::effect::Origin;
-use antiphon_routing::home::shard_of;
+use antiphon_routing::home::{Home, Locator, shard_of};
 use antiphon_xmpp::packed::Unpacker;
 use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
 use antiphon_xmpp::stream::{StreamCondition, StreamError};
@@ -22,6 +22,26 @@ use tokio::time::timeout;
 /// How long a login waits for its home.
 const BIND_S: u64 = 20;
 
+/// What asks for an answer, and so is refused where nobody can say when it gets one. Presence, and
+/// what answers something itself, waits: nobody would send it again.
+fn asks(stanza: &Stanza) -> bool {
+    match stanza.kind {
+        StanzaKind::Presence => false,
+        StanzaKind::Message => stanza.type_str() != "error",
+        StanzaKind::Iq => matches!(stanza.type_str(), "get" | "set"),
+    }
+}
+
+impl Mesh {
+    /// Whether the home of a shard is cut off from here, and stays so until etcd is back.
+    fn is_cut_off(&self, shard: u16) -> bool {
+        match self.homes.home(shard) {
+            Home::Node(node) => self.links.is_cut_off(node),
+            Home::Here | Home::Unknown => false,
+        }
+    }
+}
+
 impl Node {
     /// Hands a session's stanza to its home.
     pub(crate) fn forward(
@@ -32,6 +52,11 @@ impl Node {
         stanza: Stanza,
         seq: u64,
     ) -> Flow {
+        if asks(&stanza) && mesh.is_cut_off(shard) {
+            self.refuse_to(session, &stanza);
+            session.handled(seq);
+            return Flow::Go;
+        }
         let bytes = stanza.size();
         session.expect(seq, 1);
         session.saving(bytes);
@@ -63,7 +88,7 @@ impl Node {
     /// Hands a stanza to the home of its addressee; what is stored for it there counts to `origin`.
     ///
     /// # Errors
-    /// Too much waits.
+    /// Too much waits, or its home is cut off.
     pub(crate) fn route_away(
         self: &Arc<Self>,
         mesh: &Mesh,
@@ -71,6 +96,9 @@ impl Node {
         stanza: Stanza,
         origin: Option<Origin>,
     ) -> Result<(), Busy> {
+        if asks(&stanza) && mesh.is_cut_off(shard) {
+            return Err(Busy);
+        }
         let origin = origin.filter(|o| o.seq > 0);
         if let Some(origin) = origin {
             self.expect_more(origin, 1);
@@ -95,6 +123,9 @@ impl Node {
         let Some(mesh) = self.mesh.clone() else {
             return Err(StanzaCondition::InternalServerError.into());
         };
+        if mesh.is_cut_off(shard) {
+            return Err(Busy.into());
+        }
         let (answer, receiver) = oneshot::channel();
         let number = session.id.number;
         mesh.binds.lock().insert(number, answer);

@@ -29,7 +29,7 @@ use antiphon_xmpp::sasl::{Credentials, ScramHash};
 use antiphon_xmpp::stream::{Framing, Outgoing};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -54,6 +54,8 @@ pub struct Wires {
     pub meshes: Mutex<HashMap<u32, Arc<Mesh>>>,
     pub queues: Mutex<HashMap<Way, mpsc::UnboundedSender<Carried>>>,
     pub next: AtomicU64,
+    /// What nobody reaches, and nobody takes the place of.
+    pub cut_off: Mutex<HashSet<u32>>,
     /// Units on their way.
     pub waiting: Mutex<HashMap<(u32, u32), usize>>,
 }
@@ -134,6 +136,10 @@ impl Links for Wire {
     fn has_room(&self, peer: u32) -> bool {
         let waiting = self.wires.waiting.lock();
         waiting.get(&(self.me, peer)).is_none_or(|n| *n < WINDOW)
+    }
+
+    fn is_cut_off(&self, peer: u32) -> bool {
+        self.wires.cut_off.lock().contains(&peer)
     }
 
     fn done(&self, peer: u32, class: Class, number: u64, outcome: Outcome) {
