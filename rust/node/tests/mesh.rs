@@ -14,6 +14,7 @@ use antiphon_xmpp::stanza::ErrorType;
 use antiphon_xmpp::stream::Framing;
 use cluster::{Cluster, bodies, same};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use world::{expect, jid, read, until};
 
@@ -387,4 +388,58 @@ async fn places_in_an_archive_never_go_back_when_it_moves() {
         }
         cluster.settle().await;
     }
+}
+
+const TWICE: &str = "<message to='uTO@a.example' type='chat' id='once'><body>once</body>\
+     <origin-id xmlns='urn:xmpp:sid:0' id='once'/></message>";
+
+/// A home has passed a message on and dies before it has archived it; `then` happens, and its
+/// client sends it again, on a stream of that node.
+async fn sent_again(then: impl AsyncFnOnce(&mut Cluster), edge: u32) -> (Cluster, usize, String) {
+    let mut cluster = Cluster::new(30).await;
+    let (from, to) = (cluster.user_of(1), cluster.user_of(2));
+    let receiver = cluster.online(to, 3, "r").await;
+    let sender = cluster.online(from, 1, "s").await;
+    let text = TWICE.replace("TO", &to.to_string());
+    cluster.doors[&1].is_dead.store(true, Ordering::SeqCst);
+    sender.send(&text);
+    expect(&receiver.session, "once").await;
+    cluster.kill(1).await;
+    cluster.take_shards(1);
+    cluster.settle().await;
+    then(&mut cluster).await;
+    let again = cluster.online(from, edge, "s").await;
+    again.send(&text);
+    again.acked().await;
+    assert_eq!(cluster.archive(from).await, ["once"]);
+    assert_eq!(cluster.archive(to).await, ["once"]);
+    (cluster, from, text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_home_passed_on_is_known_when_its_client_sends_it_again() {
+    let (cluster, from, text) = sent_again(async |_| {}, 3).await;
+    // And again, from a stream that was lost as well.
+    let third = cluster.online(from, 2, "t").await;
+    third.send(&text);
+    third.acked().await;
+    let to = cluster.user_of(2);
+    assert_eq!(cluster.archive(to).await, ["once"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_home_passed_on_is_known_when_its_shards_have_moved_on() {
+    let turn = async |cluster: &mut Cluster| {
+        for home in &mut cluster.homes {
+            *home = 5 - *home;
+        }
+        cluster.settle().await;
+    };
+    sent_again(turn, 3).await;
+    // Only those of the dead home: a home that has just joined gets its share.
+    let aside = async |cluster: &mut Cluster| {
+        cluster.homes.fill(2);
+        cluster.settle().await;
+    };
+    sent_again(aside, 2).await;
 }

@@ -76,6 +76,7 @@ pub struct Flushed {
 struct Handed {
     since: u64,
     dirty: u64,
+    died_ms: u64,
     sessions: Vec<Known>,
     legs: Vec<Leg>,
 }
@@ -124,6 +125,8 @@ impl Node {
         match event {
             Event::Joined(me) => {
                 mesh.homes.begin(me);
+                // What was before is not known.
+                mesh.taken.note_death(self.now());
                 *mesh.holdings.write() = Holdings::new(Incarnation(me), SHARDS);
             }
             Event::Map(map) => self.mapped(mesh, knowledge, &map),
@@ -188,6 +191,11 @@ impl Node {
         let older = map.nodes().iter().filter(|n| n.incarnation.0 < mesh.me());
         clock.take_lane(older.count() as u64);
         let gone = self.meet(mesh, map);
+        if let Some(before) = mesh.map()
+            && gone.iter().any(|peer| before.count(Incarnation(*peer)) > 0)
+        {
+            mesh.taken.note_death(self.now());
+        }
         let shadows = shadows::changed(mesh.map().as_deref(), map, mesh.me());
         let mut effects = Vec::new();
         mesh.holdings.write().apply(Arc::clone(map), &mut effects);
@@ -315,12 +323,14 @@ impl Node {
                 );
             }
         }
+        let Taken { dirty, died_ms, .. } = mesh.taken.of(shard);
         let unit = Unit::Released {
             shard,
             since: since.0,
             is_clean,
-            dirty: mesh.taken.of(shard).dirty,
+            dirty,
             clock: self.live.load().policy.clock.now(),
+            died_ms,
         };
         mesh.hand(to.0, &unit);
         mesh.taken.set(shard, Taken::default());
@@ -358,9 +368,9 @@ impl Node {
     ) {
         let handed = knowledge.handed.get(&shard);
         let handed = handed.filter(|handed| handed.since == since.0);
-        let dirty = match is_clean {
-            true => handed.map_or(0, |handed| handed.dirty),
-            false => since.0,
+        let (dirty, died_ms) = match is_clean {
+            true => handed.map_or((0, 0), |handed| (handed.dirty, handed.died_ms)),
+            false => (since.0, self.now()),
         };
         if !is_clean {
             // Above whatever a former home gave whose clock was ahead.
@@ -370,7 +380,7 @@ impl Node {
         let taken = Taken {
             is_new: true,
             dirty,
-            died_ms: if is_clean { 0 } else { self.now() },
+            died_ms,
         };
         mesh.taken.set(shard, taken);
     }
@@ -524,8 +534,10 @@ impl Node {
                 is_clean,
                 dirty,
                 clock,
+                died_ms,
             } => {
-                handed_of(knowledge, shard, since).dirty = dirty;
+                let handed = handed_of(knowledge, shard, since);
+                (handed.dirty, handed.died_ms) = (dirty, died_ms);
                 self.live.load().policy.clock.observe(ArchiveId(clock));
                 let mut effects = Vec::new();
                 let time = (shard, Epoch(since));

@@ -8,7 +8,7 @@ use antiphon_store::cassandra::Leave;
 use antiphon_xmpp::Jid;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// How one did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -19,7 +19,9 @@ pub(crate) struct Taken {
     /// way to the store may land at any time, so each archive is taken up once after it, by
     /// whoever reads its owner first; until then the shard goes from home to home with this.
     pub dirty: u64,
-    /// When its last home died, if that was this time, ms since 1970; 0: it did not.
+    /// When a home of it died last, ms since 1970, 0: not lately. For a while what its users send may
+    /// be what that home had passed on; this goes from home to home too, since a shard that was
+    /// taken up goes on to whoever joins in place of the dead one, before its clients are back.
     pub died_ms: u64,
 }
 
@@ -37,6 +39,8 @@ pub(super) struct TakenUp {
     /// any other.
     read: Mutex<HashMap<u16, HashSet<u64>>>,
     count: AtomicUsize,
+    /// When a node died that was home to something, ms since 1970.
+    death_ms: AtomicU64,
 }
 
 impl Default for TakenUp {
@@ -45,6 +49,7 @@ impl Default for TakenUp {
             shards: RwLock::new(vec![Taken::default(); usize::from(SHARDS)]),
             read: Mutex::default(),
             count: AtomicUsize::new(0),
+            death_ms: AtomicU64::new(0),
         }
     }
 }
@@ -62,6 +67,16 @@ impl TakenUp {
         let gone = self.read.lock().remove(&shard);
         let gone = gone.map_or(0, |owners| owners.len());
         self.count.fetch_sub(gone, Ordering::Relaxed);
+    }
+
+    /// A node died, or may have.
+    pub fn note_death(&self, now_ms: u64) {
+        self.death_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Whether messages may come that somebody's dead home has passed on before.
+    fn is_after_death(&self, now_ms: u64) -> bool {
+        now_ms < self.death_ms.load(Ordering::Relaxed) + DOUBT_MS
     }
 
     fn was_read(&self, shard: u16, owner: u64) -> bool {
@@ -124,7 +139,11 @@ impl Node {
         let taken = mesh.taken.of(shard);
         let owner = crate::shard::hash(bare.as_str());
         if taken == Taken::default() || mesh.taken.was_read(shard, owner) {
-            return self.store.user(bare).await;
+            // It may have been forgotten since, with what it knew of the messages that came.
+            return match mesh.taken.is_after_death(self.now()) {
+                true => self.store.user_of_dead(bare).await,
+                false => self.store.user(bare).await,
+            };
         }
         let record = if taken.dirty > 0 {
             let from = self.live.load().policy.clock.next(self.now());
@@ -142,6 +161,15 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn for_a_while_after_a_death_messages_may_come_again() {
+        let all = TakenUp::default();
+        assert!(!all.is_after_death(DOUBT_MS));
+        all.note_death(1_000_000_000);
+        assert!(all.is_after_death(1_000_000_000 + DOUBT_MS - 1));
+        assert!(!all.is_after_death(1_000_000_000 + DOUBT_MS));
+    }
 
     #[test]
     fn an_owner_is_taken_up_once_each_time_his_shard_comes() {

@@ -200,6 +200,8 @@ pub(crate) enum Unit<'a> {
         dirty: u64,
         /// The former home's hybrid clock.
         clock: u64,
+        /// When a home of this shard died last, ms since 1970, 0: not lately; see there.
+        died_ms: u64,
     },
 }
 
@@ -486,10 +488,11 @@ impl Unit<'_> {
                 is_clean,
                 dirty,
                 clock,
+                died_ms,
             } => {
                 out.extend([RELEASED, u8::from(*is_clean)]);
                 put_number(u64::from(*shard), out);
-                for number in [since, dirty, clock] {
+                for number in [since, dirty, clock, died_ms] {
                     put_number(*number, out);
                 }
             }
@@ -679,6 +682,11 @@ impl<'a> Unit<'a> {
                     is_clean,
                     dirty: from.number()?,
                     clock: from.number()?,
+                    // Earlier versions do not say it.
+                    died_ms: match from.is_empty() {
+                        true => 0,
+                        false => from.number()?,
+                    },
                 }
             }
             _ => return Err(Unreadable),

@@ -19,6 +19,8 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Messages of which the entity remembers that it archived them, lest they be sent again.
 const REMEMBERED: usize = 128;
+/// Of those received, at most, where more than [`REMEMBERED`] came within [`DOUBT_MS`].
+const REMEMBERED_MAX: usize = 4096;
 /// How long a message without an origin-id is known by its `id` and content. Clients that count
 /// their ids from 1 on every stream would lose a greeting of the next day otherwise.
 const KNOWN_BY_CONTENT_MS: u64 = 30 * 60 * 1000;
@@ -311,7 +313,10 @@ impl User {
         if let Some(known) = self.known(uid, dup, t.now_ms) {
             return self.identified(stanza, known, t);
         }
-        if let Some(before) = self.received_before(dup, uid).filter(|_| is_doubtful) {
+        // One that the sender's archive knows may have gone there under another uid, from a home
+        // that died.
+        let before = (is_again || is_doubtful).then(|| self.received_before(dup, uid));
+        if let Some(before) = before.flatten() {
             // Its record may be on its way still: this one is done when that is, and the store
             // drops it.
             let entry = Entry {
@@ -359,7 +364,8 @@ impl User {
         let received = &self.archive.as_ref()?.received;
         let is_fresh =
             |r: &&Received| is_origin_id(dup) || r.id.ms().saturating_add(DOUBT_MS) > uid.ms();
-        let found = received.iter().find(|r| r.dup == dup);
+        let same = received.iter().find(|r| r.dup == dup && r.uid == uid);
+        let found = same.or_else(|| received.iter().find(|r| r.dup == dup));
         found.filter(is_fresh).copied().filter(|_| dup != 0)
     }
 
@@ -369,10 +375,16 @@ impl User {
         }
         let uid = if uid.0 == 0 { id } else { uid };
         let received = &mut self.archive_mut().received;
-        if received.len() == REMEMBERED {
+        let is_old = |first: &Received| first.id.ms().saturating_add(DOUBT_MS) < id.ms();
+        while received.len() >= REMEMBERED
+            && (received.len() >= REMEMBERED_MAX || received.front().is_some_and(is_old))
+        {
             received.pop_front();
         }
         received.push_back(Received { dup, id, uid });
+        if received.capacity() > 4 * received.len().max(REMEMBERED) {
+            received.shrink_to_fit();
+        }
     }
 
     /// The id of a received message that the store had when the last process died: by its uid, or,
@@ -426,7 +438,8 @@ impl User {
             stanza,
             offline_at_ms,
         } = entry;
-        self.archive_mut().newest = id;
+        let newest = &mut self.archive_mut().newest;
+        *newest = id.max(*newest);
         let is_out = flags.has(Flags::OUT);
         let inbox = match (
             self.switches.is_inbox_on && flags.has(Flags::COUNTS),

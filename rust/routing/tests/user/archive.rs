@@ -2,8 +2,8 @@
 
 use crate::support::*;
 use antiphon_routing::archive::{
-    ArchiveDefault, ArchiveId, ArchivePrefs, ArchiveRecord, ArchiveState, Edit, Flags, InboxChange,
-    InboxEffect, RESENT, Recent, Reference, id_hash,
+    ArchiveDefault, ArchiveId, ArchivePrefs, ArchiveRecord, ArchiveState, DOUBTFUL, Edit, Flags,
+    InboxChange, InboxEffect, RESENT, Recent, Reference, id_hash,
 };
 use antiphon_routing::effect::Origin;
 use antiphon_routing::store::{UserRecord, Write};
@@ -474,6 +474,79 @@ fn what_only_the_recipients_archive_had_is_known_there() {
         let out = on(record(), &[Some(0)]).receive(stanza);
         assert_eq!(archived(&out).len(), 1);
     }
+}
+
+/// One node of a cluster, and the messages that come from another.
+fn in_a_cluster() -> World {
+    let world = on(UserRecord::default(), &[Some(0)]);
+    world.policy.clock.take_lane(0);
+    world
+}
+
+fn at(ms: u64, bits: u64, id: &str) -> Stanza {
+    let mut stanza = chat("<body>x</body>");
+    stanza.id = Some(id.into());
+    stanza.uid = ArchiveId::first_of(ms).0 + 1 | bits;
+    stanza
+}
+
+#[test]
+fn what_a_dead_home_has_passed_on_goes_to_the_record_that_there_is() {
+    let mut world = in_a_cluster();
+    world.now_ms = 1_000_000;
+    let first = archived(&world.receive(at(1_000_000, 0, "a")))[0].clone();
+    let last = archived(&world.receive(at(1_000_001, 0, "b")))[0].id;
+    // From the sender's next home, which gave it another uid, and knows it when it comes again.
+    for bits in [DOUBTFUL, RESENT] {
+        let out = world.receive(at(1_005_000, bits, "a"));
+        let again = archived(&out)[0];
+        assert_eq!((again.id, again.uid), (first.id, first.uid));
+        assert_eq!(place(&out.delivered[0].1), Some(first.id));
+        assert_eq!(world.user.newest(), last);
+    }
+    // Nothing comes before what was there.
+    world.policy.clock.observe(last);
+    let next = archived(&world.receive(at(1_000_000, 0, "c")))[0].id;
+    assert!(next > last, "{next:?} after {last:?}");
+    // Another id is another message, and so is the same one later or where nobody died.
+    for other in [
+        at(1_005_000, DOUBTFUL, "d"),
+        at(1_070_000, DOUBTFUL, "a"),
+        at(1_006_000, 0, "a"),
+    ] {
+        let uid = other.uid & !DOUBTFUL;
+        assert_eq!(archived(&world.receive(other))[0].uid.0, uid);
+    }
+}
+
+#[test]
+fn all_that_came_in_the_minute_before_a_death_is_known() {
+    let mut world = in_a_cluster();
+    world.now_ms = 1_000_000;
+    let first = archived(&world.receive(at(1_000_000, 0, "first")))[0].id;
+    for n in 0..1000 {
+        world.now_ms += 30;
+        world.receive(at(world.now_ms, 0, &format!("n{n}")));
+    }
+    let again = world.receive(at(world.now_ms + 1, DOUBTFUL, "first"));
+    assert_eq!(archived(&again)[0].id, first);
+    // What is older gives way.
+    world.now_ms += 61_000;
+    world.receive(at(world.now_ms, 0, "late"));
+    let uid = at(world.now_ms + 1, DOUBTFUL, "n5");
+    let origin = |stanza: Stanza, id: &str| {
+        let mut other = chat(&format!(
+            "<body>x</body><origin-id xmlns='urn:xmpp:sid:0' id='{id}'/>"
+        ));
+        other.uid = stanza.uid;
+        other
+    };
+    assert_ne!(archived(&world.receive(uid))[0].id, first);
+    // By an origin-id it is known for as long as it is remembered.
+    let marked = archived(&world.receive(origin(at(world.now_ms + 2, 0, ""), "o")))[0].id;
+    world.now_ms += 300_000;
+    let again = world.receive(origin(at(world.now_ms, DOUBTFUL, ""), "o"));
+    assert_eq!(archived(&again)[0].id, marked);
 }
 
 #[test]

@@ -200,6 +200,7 @@ fn every_kind_of_a_hand_over_comes_out_as_it_went_in() {
             is_clean: true,
             dirty: 5,
             clock: 1 << 50,
+            died_ms: 1 << 40,
         },
     ];
     for unit in units {
