@@ -351,7 +351,8 @@ pub struct Recent {
     pub is_out: bool,
 }
 
-/// How many [`Recent`] messages an engine reads after an unclean end.
+/// How many [`Recent`] messages an engine reads after an unclean end, at least; where nodes can die
+/// alone, more of those of the last minute.
 pub const RECENT_MAX: usize = 200;
 
 /// What an entity must know of its archive.

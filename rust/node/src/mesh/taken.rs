@@ -25,8 +25,9 @@ pub(crate) struct Taken {
     pub died_ms: u64,
 }
 
-/// How long a message may be one that a home that died had passed on already.
-const DOUBT_MS: u64 = 10 * 60 * 1000;
+/// How long a message may be one that a home that died had passed on already. As long as one without
+/// an origin-id is known by its `id` and content where nobody died.
+const DOUBT_MS: u64 = 30 * 60 * 1000;
 
 /// Owners that are remembered as taken up; all are forgotten when there are more.
 const OWNERS: usize = 1_000_000;

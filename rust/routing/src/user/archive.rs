@@ -21,6 +21,8 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 const REMEMBERED: usize = 128;
 /// Of those received, at most, where more than [`REMEMBERED`] came within [`DOUBT_MS`].
 const REMEMBERED_MAX: usize = 4096;
+/// The same of those sent: what a session can have unsaved (64 KiB), in short messages.
+const SENT_MAX: usize = 512;
 /// How long a message without an origin-id is known by its `id` and content. Clients that count
 /// their ids from 1 on every stream would lose a greeting of the next day otherwise.
 const KNOWN_BY_CONTENT_MS: u64 = 30 * 60 * 1000;
@@ -36,6 +38,8 @@ pub(super) struct Archive {
     prefs: Option<ArchivePrefs>,
     /// Sent by sessions of this process, oldest first.
     sent: VecDeque<SentBefore>,
+    /// How many of those are of other sessions than the last one.
+    others: usize,
     /// In a cluster, the last ones received, oldest first: see [`DOUBTFUL`].
     received: VecDeque<Received>,
     /// What the store said after an unclean end.
@@ -71,6 +75,7 @@ impl Archive {
             newest: state.newest,
             prefs: state.prefs,
             sent: VecDeque::new(),
+            others: 0,
             received: VecDeque::new(),
             past: state.recent,
             filed: state.filed,
@@ -82,10 +87,27 @@ impl Archive {
         if sent.dup == 0 {
             return;
         }
-        if self.sent.len() == REMEMBERED {
+        if self.sent.back().is_some_and(|s| s.session != sent.session) {
+            self.count_others(sent.session);
+        }
+        while self.sent.len() >= REMEMBERED
+            && let Some(first) = self.sent.front()
+            && (self.sent.len() >= SENT_MAX || is_older(first.uid, sent.uid))
+        {
+            self.others -= usize::from(first.session != sent.session);
             self.sent.pop_front();
         }
         self.sent.push_back(sent);
+    }
+
+    fn count_others(&mut self, session: SessionId) {
+        let others = self.sent.iter().filter(|s| s.session != session);
+        self.others = others.count();
+    }
+
+    /// Whether there is no message of another stream than this.
+    fn is_all_of(&self, session: SessionId) -> bool {
+        self.others == 0 && self.sent.back().is_none_or(|s| s.session == session)
     }
 
     /// The uid under which a message was archived before, on another stream than this.
@@ -93,8 +115,10 @@ impl Archive {
         if dup == 0 {
             return None;
         }
-        let here = self.sent.iter().rev();
+        let here = (!self.is_all_of(session)).then_some(&self.sent);
         let mut here = here
+            .into_iter()
+            .flat_map(|sent| sent.iter().rev())
             .filter(|s| s.session != session)
             .map(|s| (s.dup, s.uid));
         let mut past = self
@@ -131,6 +155,11 @@ fn is_origin_id(dup: u64) -> bool {
 /// Whether a message of this uid may still be known by this.
 fn is_fresh(dup: u64, uid: ArchiveId, now_ms: u64) -> bool {
     is_origin_id(dup) || uid.ms().saturating_add(KNOWN_BY_CONTENT_MS) > now_ms
+}
+
+/// Whether the first came more than a minute before the second.
+fn is_older(first: ArchiveId, second: ArchiveId) -> bool {
+    first.ms().saturating_add(DOUBT_MS) < second.ms()
 }
 
 /// An attribute of a direct child.
@@ -318,9 +347,9 @@ impl User {
         let before = (is_again || is_doubtful).then(|| self.received_before(dup, uid));
         if let Some(before) = before.flatten() {
             // Its record may be on its way still: this one is done when that is, and the store
-            // drops it.
+            // drops it, or keeps it in a place of its own where it refused that.
             let entry = Entry {
-                id: before.id,
+                id: t.policy.clock.next(t.now_ms),
                 uid: before.uid,
                 peer: from.bare(),
                 flags,
@@ -375,9 +404,9 @@ impl User {
         }
         let uid = if uid.0 == 0 { id } else { uid };
         let received = &mut self.archive_mut().received;
-        let is_old = |first: &Received| first.id.ms().saturating_add(DOUBT_MS) < id.ms();
         while received.len() >= REMEMBERED
-            && (received.len() >= REMEMBERED_MAX || received.front().is_some_and(is_old))
+            && let Some(first) = received.front()
+            && (received.len() >= REMEMBERED_MAX || is_older(first.id, id))
         {
             received.pop_front();
         }
@@ -551,8 +580,9 @@ impl User {
     pub fn confirmed(&mut self, session: SessionId) {
         if let Some(archive) = &mut self.archive {
             archive.sent.retain(|s| s.session != session);
-            if archive.sent.is_empty() {
-                archive.sent = VecDeque::new();
+            match archive.sent.back().map(|s| s.session) {
+                Some(last) => archive.count_others(last),
+                None => (archive.sent, archive.others) = (VecDeque::new(), 0),
             }
         }
     }

@@ -37,6 +37,11 @@ pub(super) const STEP: i32 = 1_000;
 /// After an unclean end, messages of this long before it may come again.
 const RECENT_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// Where more than [`RECENT_MAX`] came in the last minute, those of the last minute are read, and
+/// at most so many: what is sent again was sent shortly before.
+const RECENT_BUSY_MS: u64 = 60 * 1000;
+const RECENT_BUSY_MAX: usize = 1000;
+
 /// Where the effect on the inbox lies in the column `flags`.
 const EFFECT_SHIFT: u16 = 12;
 
@@ -408,44 +413,73 @@ impl State {
         let day = ArchiveId::first_of(RECENT_MS).0;
         let after = self.newest.saturating_sub(day);
         let first = bucket_of(after);
-        let mut ring = Vec::new();
-        for bucket in self.buckets.iter().rev().filter(|b| **b >= first) {
-            let missing = RECENT_MAX - ring.len();
-            let limit = i32::try_from(missing).unwrap_or(i32::MAX);
-            if limit == 0 {
-                break;
+        let months: Vec<i32> = self.buckets.clone();
+        for bucket in months.into_iter().rev().filter(|b| *b >= first) {
+            let mut below = i64::MAX;
+            loop {
+                let missing = self.missing();
+                let before = self.recent.len();
+                if missing == 0 {
+                    break;
+                }
+                let limit = i32::try_from(missing).unwrap_or(i32::MAX);
+                let values = (owner, bucket, to_cql(after), below, limit);
+                self.heads_down(servers, deadline, values).await?;
+                if self.recent.len() < before + missing {
+                    // The month has no more.
+                    break;
+                }
+                below = self.recent.last().map_or(below, |last| to_cql(last.id.0));
             }
-            let values = (owner, *bucket, to_cql(after), i64::MAX, limit);
-            let statement = &servers.statements.archive_heads_down;
-            let recent = &mut self.recent;
-            servers
-                .pages(deadline, statement, values, |rows| {
-                    for row in rows.rows::<HeadRow<'_>>().map_err(Failure::answer)? {
-                        let (id, _, flags, uid, dup) = row.map_err(Failure::answer)?;
-                        let id = from_cql(id);
-                        let uid = uid.map_or(id, from_cql);
-                        ring.push((id, uid));
-                        let is_out = read_flags(flags).0.has(Flags::OUT);
-                        recent.push(Recent {
-                            id: ArchiveId(id),
-                            uid: ArchiveId(uid),
-                            // Without, it is known by its uid alone.
-                            dup: dup.map_or(0, i64::cast_unsigned),
-                            is_out,
-                        });
-                    }
-                    Ok(ControlFlow::Continue(()))
-                })
-                .await?;
         }
         self.recent.reverse();
-        ring.reverse();
-        if let Some((oldest, _)) = ring.first() {
+        // Those that the ring has not are found in the archive itself.
+        let ring = self.recent.iter().rev().take(RECENT_MAX).rev();
+        self.ring = ring.map(|recent| (recent.id.0, recent.uid.0)).collect();
+        if let Some((oldest, _)) = self.ring.front() {
             // The oldest itself is in the ring.
             self.ring_floor = oldest - 1;
-            self.ring = ring.into();
         }
         Ok(())
+    }
+
+    /// How many of the newest messages are to be read, when these were, newest first.
+    fn missing(&self) -> usize {
+        let read = self.recent.len();
+        let is_busy = self.recent.last().is_some_and(|last| {
+            last.id.ms().saturating_add(RECENT_BUSY_MS) > ArchiveId(self.newest).ms()
+        });
+        match RECENT_MAX.checked_sub(read) {
+            Some(missing) if missing > 0 => missing,
+            _ if is_busy => RECENT_BUSY_MAX.saturating_sub(read),
+            _ => 0,
+        }
+    }
+
+    async fn heads_down(
+        &mut self,
+        servers: &Servers,
+        deadline: Instant,
+        values: (&str, i32, i64, i64, i32),
+    ) -> Result<(), Failure> {
+        let recent = &mut self.recent;
+        let statement = &servers.statements.archive_heads_down;
+        servers
+            .pages(deadline, statement, values, |rows| {
+                for row in rows.rows::<HeadRow<'_>>().map_err(Failure::answer)? {
+                    let (id, _, flags, uid, dup) = row.map_err(Failure::answer)?;
+                    let id = from_cql(id);
+                    recent.push(Recent {
+                        id: ArchiveId(id),
+                        uid: ArchiveId(uid.map_or(id, from_cql)),
+                        // Without, it is known by its uid alone.
+                        dup: dup.map_or(0, i64::cast_unsigned),
+                        is_out: read_flags(flags).0.has(Flags::OUT),
+                    });
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+            .await
     }
 
     /// A message is in the archive.

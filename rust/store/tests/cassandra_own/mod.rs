@@ -103,6 +103,56 @@ fn a_death_loses_neither_counts_nor_what_was_sent() {
 }
 
 #[test]
+fn after_a_death_a_busy_archive_is_known_for_the_last_minute() {
+    if server().is_none() {
+        return;
+    }
+    let keyspace = Keyspace::new();
+    let store = keyspace.open(ROOM);
+    let [romeo, _] = pair(&*store);
+    let mut last = None;
+    // Two a second, then ten.
+    for n in 0..700 {
+        let ms = if n < 300 { n * 500 } else { 120_000 + n * 100 };
+        let id = ArchiveId::first_of(at(1).ms() + ms);
+        let record = ArchiveRecord {
+            id,
+            uid: id,
+            ..message(&romeo, JULIET, ROMEO, n, "x")
+        };
+        let (done, committed) = std::sync::mpsc::channel();
+        store.write(
+            keep(&romeo, record),
+            Box::new(move |result| done.send(result).unwrap()),
+        );
+        last = Some(committed);
+    }
+    last.unwrap().recv().unwrap().unwrap();
+    let quiet = wait(store.user_of_dead(&romeo)).unwrap().unwrap().archive;
+    assert_eq!(quiet.recent.len(), 700);
+    assert!(quiet.recent.is_sorted_by_key(|recent| recent.id));
+    // One that the engine does not remember is found in the archive.
+    let first = quiet.recent[0];
+    let again = ArchiveRecord {
+        id: ArchiveId(quiet.newest.0 + 1),
+        uid: first.uid,
+        ..message(&romeo, JULIET, ROMEO, 0, "x")
+    };
+    put(&*store, keep(&romeo, again)).unwrap();
+    let later = ArchiveId::first_of(quiet.newest.ms() + 50_000);
+    let record = ArchiveRecord {
+        id: later,
+        uid: later,
+        ..message(&romeo, JULIET, ROMEO, 700, "x")
+    };
+    put(&*store, keep(&romeo, record)).unwrap();
+    // Of the last minute there are fewer than are always read.
+    let archive = wait(store.user_of_dead(&romeo)).unwrap().unwrap().archive;
+    assert_eq!(archive.recent.len(), 200);
+    assert_eq!(all(&*store, &romeo).len(), 701);
+}
+
+#[test]
 fn an_archive_goes_on_over_the_months() {
     if server().is_none() {
         return;
