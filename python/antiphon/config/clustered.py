@@ -105,5 +105,14 @@ class Cluster(Section, frozen=True, kw_only=True):
             description="How long a stopping node may take to hand over its shards and sessions.",
         ),
     ] = 30
+    write_log: Annotated[
+        str | None,
+        Meta(
+            description="For tests of the fencing: a file that is told, a line of JSON each, whose "
+            "rows this node sends to Cassandra, and at which epoch it got their shard. It grows "
+            "for ever.",
+            extra=PATH,
+        ),
+    ] = None
     etcd: Etcd = field(default_factory=Etcd)
     tls: ClusterTls = field(default_factory=ClusterTls)

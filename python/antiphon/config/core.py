@@ -142,6 +142,7 @@ class CoreCluster(Struct, frozen=True, kw_only=True):
     tls: CoreClusterTls
     etcd_loss: str
     drain_seconds: int
+    write_log: str | None = None
 
 
 class CoreConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -261,6 +262,7 @@ def core_cluster(config: Config) -> CoreCluster | None:
         tls=CoreClusterTls(**{name: tls[name] or "" for name in CoreClusterTls.__struct_fields__}),
         etcd_loss=given.etcd_loss,
         drain_seconds=given.drain_seconds,
+        write_log=given.write_log,
     )
 
 

@@ -25,6 +25,7 @@ use antiphon_routing::home::{SHARDS, shard_of};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -200,6 +201,11 @@ impl Parts {
             mesh: Arc::new(mesh),
             events,
         })
+    }
+
+    /// Where every write of an owner's rows is told.
+    pub fn write_log(&self) -> Option<&Path> {
+        self.options.write_log.as_deref()
     }
 }
 

@@ -67,6 +67,9 @@ pub struct Cluster {
     pub etcd_loss: EtcdLoss,
     /// How long a node that ends waits for its shards to go, seconds.
     pub drain_seconds: u64,
+    /// Where every write of an owner's rows is told.
+    #[serde(default)]
+    pub write_log: Option<PathBuf>,
 }
 
 /// `[cluster.etcd]` of the file.

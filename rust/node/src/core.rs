@@ -151,6 +151,9 @@ impl Core {
         }
         if let (Some(parts), Some(shared)) = (&parts, shared) {
             let mesh = Arc::downgrade(&parts.mesh);
+            if let Some(path) = parts.write_log() {
+                shared.set_witness(crate::witness::into(path, mesh.clone())?);
+            }
             let ask = move |owner: &str| mesh.upgrade().map_or(Leave::No, |m| m.may_write(owner));
             shared.set_gate(Arc::new(ask));
         }

@@ -23,6 +23,7 @@ pub mod shard;
 mod storage;
 mod trim;
 pub mod value;
+mod witness;
 
 pub use crate::core::Core;
 pub use live::ConfigError;

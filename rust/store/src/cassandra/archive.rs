@@ -368,6 +368,8 @@ impl<'a> Turn<'a> {
         while begin < pending.len() {
             let end = begin + fitting(&pending[begin..], most);
             let batch = &rows[2 * begin..2 * end];
+            let ids = pending[begin..end].iter().map(|one| one.record.id.0);
+            self.servers().gate.plans(self.pass, ids);
             match self.servers().write(self.deadline, self.pass, batch).await {
                 Ok(()) => {
                     self.engine.counters.batches.fetch_add(1, Ordering::Relaxed);

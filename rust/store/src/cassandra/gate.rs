@@ -22,6 +22,11 @@ pub enum Leave {
 /// Asked with the bare JID of an owner; must not block, and must not write to the store.
 pub type Gate = Arc<dyn Fn(&str) -> Leave + Send + Sync>;
 
+/// Told of an owner's rows: the bare JID, the time of the owner that they belong to, and ids. Without
+/// ids: some rows are handed to the driver now. With ids: messages of these places in the archive
+/// are about to be, if the gate lets them. For tests of the fencing.
+pub type Witness = Arc<dyn Fn(&str, u64, &[u64]) + Send + Sync>;
+
 /// Stands for no time at all.
 const NEVER: u64 = u64::MAX;
 
@@ -34,15 +39,34 @@ pub(super) enum Pass<'a> {
     Of(&'a str, u64),
 }
 
-/// The gate, if there is one.
+/// The gate, if there is one, and who looks on.
 #[derive(Default)]
-pub(super) struct Gatekeeper(OnceLock<Gate>);
+pub(super) struct Gatekeeper(OnceLock<Gate>, OnceLock<Witness>);
 
 impl Gatekeeper {
     /// The first one counts.
     pub(super) fn set(&self, gate: Gate) {
         // An error: there is one already.
         let _ = self.0.set(gate);
+    }
+
+    /// As [`Gatekeeper::set`].
+    pub(super) fn set_witness(&self, witness: Witness) {
+        let _ = self.1.set(witness);
+    }
+
+    /// Rows are sent.
+    pub(super) fn sends(&self, pass: Pass<'_>) {
+        if let (Some(witness), Pass::Of(owner, time)) = (self.1.get(), pass) {
+            witness(owner, time, &[]);
+        }
+    }
+
+    /// Messages are to be sent.
+    pub(super) fn plans(&self, pass: Pass<'_>, ids: impl Iterator<Item = u64>) {
+        if let (Some(witness), Pass::Of(owner, time)) = (self.1.get(), pass) {
+            witness(owner, time, &ids.collect::<Vec<u64>>());
+        }
     }
 
     /// What may become of an owner's rows now.
@@ -89,6 +113,24 @@ mod tests {
         assert_eq!(keeper.ask("a@b.example"), Leave::Yes(0));
         assert_eq!(keeper.time("a@b.example"), 0);
         assert_eq!(keeper.leave(Pass::Of("a@b.example", 0)), Leave::Yes(0));
+    }
+
+    #[test]
+    fn who_looks_on_is_told_what_is_planned_and_what_is_sent() {
+        type Seen = Vec<(String, u64, Vec<u64>)>;
+        let seen = Arc::new(parking_lot::Mutex::new(Seen::new()));
+        let keeper = Gatekeeper::default();
+        keeper.sends(Pass::Of("a@b.example", 7));
+        let told = Arc::clone(&seen);
+        keeper.set_witness(Arc::new(move |owner, time, ids| {
+            told.lock().push((owner.to_owned(), time, ids.to_vec()));
+        }));
+        keeper.plans(Pass::Of("a@b.example", 7), [1, 2].into_iter());
+        keeper.sends(Pass::Of("a@b.example", 7));
+        keeper.sends(Pass::Free);
+        let owner = || "a@b.example".to_owned();
+        let expected = [(owner(), 7, vec![1, 2]), (owner(), 7, vec![])];
+        assert_eq!(*seen.lock(), expected);
     }
 
     #[test]

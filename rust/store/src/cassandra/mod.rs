@@ -44,7 +44,7 @@ mod taken;
 mod tell;
 
 pub use error::OpenError as CassandraOpenError;
-pub use gate::{Gate, Leave};
+pub use gate::{Gate, Leave, Witness};
 pub use health::{Event as CassandraEvent, Watcher};
 pub use schema::{MIGRATIONS, Migration, SCOPE, VERSION_TABLE};
 
@@ -274,6 +274,11 @@ impl Cassandra {
     /// owner that is another's is forgotten. Changes of accounts, and of domains, do not ask.
     pub fn set_gate(&self, gate: Gate) {
         self.engine.servers.gate.set(gate);
+    }
+
+    /// Has somebody told of every write of an owner's rows, in the time at which the gate let it.
+    pub fn set_witness(&self, witness: Witness) {
+        self.engine.servers.gate.set_witness(witness);
     }
 
     fn record(&self, jid: &Jid, former: Former) -> StoreFuture<Option<UserRecord>> {

@@ -182,6 +182,7 @@ impl Servers {
             return Ok(());
         }
         self.may_send(deadline, pass).await?;
+        self.gate.sends(pass);
         // While requests fail, each has its own attempts.
         let turn = if self.health.is_failing() {
             None
