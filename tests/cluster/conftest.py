@@ -50,7 +50,7 @@ class Sites:
         return self._new()
 
     def _new(self) -> Site:
-        self._site = Site(self._network, self._ring)
+        self._site = Site(self._network, self._ring, tells_writes=True)
         try:
             self._site.start()
         except (Unsettled, ServerFailed) as error:

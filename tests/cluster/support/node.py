@@ -68,6 +68,8 @@ class Node:
     """Another version number than the real one."""
     is_alone: bool = False
     """A node without a cluster, on SQLite."""
+    tells_writes: bool = False
+    """Whether it tells `write_log` whose rows it writes."""
     environment: dict[str, str] = field(default_factory=dict)
     """Further variables for its process."""
     process: subprocess.Popen[bytes] | None = None
@@ -103,6 +105,8 @@ class Node:
                 "key": self.identity.key,
             },
         }
+        if self.tells_writes:
+            ours["cluster"]["write_log"] = self.write_log
         if self.is_alone:
             ours = {k: v for k, v in ours.items() if k.partition(".")[0] not in SHARED}
         for more in (ours, wiring.sections, self.extra):
@@ -260,6 +264,11 @@ class Node:
         if not self.log_file.exists():
             return ""
         return self.log_file.read_text(errors="replace")[-tail:]
+
+    @property
+    def write_log(self) -> Path:
+        """Whose rows it has written, of all its lives."""
+        return self.folder / "writes.log"
 
     @property
     def log_size(self) -> int:

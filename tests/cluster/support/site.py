@@ -24,6 +24,7 @@ from .authority import ClusterAuthority
 from .etcd import Etcd
 from .network import Network
 from .node import DOMAIN, DOMAINS, Node, Wiring
+from .writes import Write, read
 
 PASSWORD = "chaos"
 SETTLE_S = 45.0
@@ -44,8 +45,11 @@ class Site:
         *,
         count: int = 3,
         sections: Mapping[str, Table] | None = None,
+        tells_writes: bool = False,
     ) -> None:
-        """`ring` runs, and the places of `network` reach it."""
+        """`ring` runs, and the places of `network` reach it. With `tells_writes`, what nodes write
+        can be judged (`writes`)."""
+        self.tells_writes = tells_writes
         self.store = ring
         self.network = network
         self.folder = Path(tempfile.mkdtemp(prefix="antiphon-cluster-"))
@@ -71,6 +75,7 @@ class Site:
         """One more node, not started."""
         pair = self.authority.node(name)
         node = Node(name, self.network.place(name), self.folder / name, self.wiring, pair)
+        node.tells_writes = self.tells_writes
         self.nodes[name] = node
         return node
 
@@ -166,6 +171,21 @@ class Site:
     def logs(self) -> str:
         """The ends of all logs."""
         return "\n".join(f"== {n.name}\n{n.log_text(tail=1_500)}" for n in self.nodes.values())
+
+    def writes(self, since: Mapping[str, int] | None = None) -> list[Write]:
+        """Whose rows all nodes have written, behind these places of their files."""
+        found: list[Write] = []
+        for name, node in self.nodes.items():
+            if node.write_log.exists():
+                with node.write_log.open() as file:
+                    file.seek((since or {}).get(name, 0))
+                    found += read(file)
+        return found
+
+    def writes_so_far(self) -> dict[str, int]:
+        """How much each node's file of writes holds, bytes."""
+        logs = {name: node.write_log for name, node in self.nodes.items()}
+        return {name: log.stat().st_size for name, log in logs.items() if log.exists()}
 
     # -- users -----------------------------------------------------------
     def crowd(self, count: int) -> list[Account]:

@@ -8,13 +8,13 @@ import json
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from durability.ledger import Ledger
-from support.endpoint import Endpoint
+from support.endpoint import Account, Endpoint
 
 from .load import Load
 from .node import Node
@@ -22,6 +22,7 @@ from .records import Findings, History, judge, late, missed, repeats
 from .site import Site
 from .verdict import history_of
 from .watch import Pollers
+from .writes import judge_writes, late_writes
 
 USERS = 300
 PER_SECOND = 120.0
@@ -69,6 +70,8 @@ class Trial:
     findings: Findings = field(default_factory=Findings)
     history: History = field(default_factory=History)
     begun: float = field(default_factory=time.monotonic)
+    late_writes: int = 0
+    """Words of former owners that came behind one of the next; see `.writes`."""
 
     @property
     def ledger(self) -> Ledger:
@@ -140,6 +143,7 @@ async def under_load(
     )
     watching = None
     trial = Trial(site, load)
+    written = site.writes_so_far()
     load.start()
     try:
         await load.all_in()
@@ -157,7 +161,22 @@ async def under_load(
         trial.findings = judge(trial.history)
         print(f"{load}; {trial.findings}")
         assert not trial.findings, f"{trial.findings}\n{load}"
+        await asyncio.to_thread(_judge_writes, trial, accounts, written)
     finally:
         if watching is not None:
             await watching.stop()
         await load.close()
+
+
+def _judge_writes(trial: Trial, accounts: Sequence[Account], written: Mapping[str, int]) -> None:
+    """Asserts that no shard had two owners, by what all nodes have told of their writes."""
+    writes = trial.site.writes(written)
+    if not writes:
+        assert not trial.site.tells_writes, "no node has told of a single write"
+        return
+    by_store = trial.history.by_store
+    alive = {accounts[n].jid: [int(row.id) for row in rows] for n, rows in by_store.items()}
+    trial.late_writes = len(late_writes(writes))
+    print(f"{len(writes)} words of writes, {trial.late_writes} of them late")
+    wrong = judge_writes(writes, alive)
+    assert not wrong, f"P2: {len(wrong)} writes: {wrong[:5]}"
