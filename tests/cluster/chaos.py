@@ -24,6 +24,9 @@ from xml.etree import ElementTree
 
 from support.server import ROOT
 
+from .support.build import other_build
+from .support.node import OTHER_BUILD
+
 RESULTS = ROOT / "benchmarks" / "results"
 LONG = {
     "CHAOS_REPEAT": "50",
@@ -69,6 +72,7 @@ def main() -> int:
     """Runs, writes, tells; 0 if everything held."""
     given = {name: os.environ.get(name, value) for name, value in LONG.items()}
     given.setdefault("CHAOS_SEED", os.environ.get("CHAOS_SEED", str(random.randrange(1_000_000))))
+    given[OTHER_BUILD] = os.environ.get(OTHER_BUILD) or _other_build()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="antiphon-chaos-") as name:
         folder = Path(name)
@@ -88,6 +92,15 @@ def main() -> int:
     base.with_suffix(".md").write_text(_text(given, outcomes, measured, minutes, picture))
     print(f"chaos: benchmarks/results/{base.name}.md")
     return done.returncode
+
+
+def _other_build() -> str:
+    """The folder of the build that R2 runs beside this one; empty, and said, if it does not build."""
+    try:
+        return str(other_build())
+    except (subprocess.CalledProcessError, OSError) as error:
+        print(f"chaos: no other build, R2 runs with this one under two numbers: {error}")
+        return ""
 
 
 def _outcomes(report: Path) -> list[Outcome]:
@@ -126,7 +139,7 @@ def _text(
         f"({platform.machine()}, Linux {platform.release().split('-')[0]}). Three nodes, etcd of "
         "three members, one Cassandra, each in a network namespace, all on this machine.",
         "",
-        *(f"- {name} = {value}" for name, value in sorted(given.items())),
+        *(f"- {name} = {_shown(value)}" for name, value in sorted(given.items())),
         "",
         "In every trial with a load: messages that were acknowledged and are not in both archives "
         "exactly once, doubled, reordered per pair, delivered to the wrong user, and archive ids "
@@ -154,6 +167,11 @@ def _text(
         if " users: " in line
     ]
     return "\n".join([*lines, "## Loads", "", *loads]) + "\n"
+
+
+def _shown(value: str) -> str:
+    """Without the folders of this machine."""
+    return Path(value).name if "/" in value else value or "none"
 
 
 def _draw(figures: Sequence[Figure], path: Path) -> str:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from pathlib import Path
 
 from antiphon import __version__
-from cluster.support.node import Node
+from cluster.support.node import OTHER_BUILD, Node
 from cluster.support.site import Site
 from cluster.support.trial import Trial, dice, note, repetitions, under_load
 from cluster.support.watch import befriend, seen_of
@@ -16,14 +18,16 @@ from support.client import Client
 DRAIN_S = 60.0
 
 
-async def restart(site: Site, node: Node, *, version: str | None = None) -> float:
+async def restart(
+    site: Site, node: Node, *, version: str | None = None, build: Path | None = None
+) -> float:
     """SIGTERM, its end, the next life; how long the drain took, in seconds."""
     begun = time.monotonic()
     node.terminate()
     code = await asyncio.to_thread(node.wait_end, DRAIN_S)
     took = time.monotonic() - begun
     assert code == 0, f"{node.name} ended with {code}:\n{node.log_text()}"
-    node.version = version
+    node.version, node.build = version, build
     await asyncio.to_thread(node.start)
     await asyncio.to_thread(site.wait_settled)
     return took
@@ -80,32 +84,47 @@ async def test_r1_contacts_of_sessions_that_go_on_elsewhere_see_no_flap(site: Si
 
 
 async def test_r2_two_versions_beside_each_other_pass_k1_and_a_rolling_upgrade(site: Site) -> None:
-    """With one build under two version numbers: it proves that nodes of different versions join,
-    speak and hand over to each other, and that the lowest version in the cluster is respected; that
-    a later wire format is understood is proved by the reading of unknown fields in rust/cluster."""
+    """Nodes of two versions join, speak and hand over to each other, each of them dies among nodes of
+    the other, and the whole cluster goes from one to the other and back.
+
+    With `ANTIPHON_OTHER_BUILD` (see cluster.support.build) the other version is another build; else
+    it is this one under another number, and that another wire format is understood is proved by the
+    reading of unknown fields in rust/cluster alone.
+    """
     rolls = dice()
-    later = _next(__version__)
-    async with under_load(site, always_resume=True) as trial:
-        await restart(site, site["a"], version=later)
-        await trial.load.all_in()
-        versions = _versions(site)
-        assert len(set(versions.values())) == 2, f"versions are {versions}"
-        for name in ("b", "c"):
-            await restart(site, site[name], version=later)
+    other = _next(__version__)
+    build = Path(named) if (named := os.environ.get(OTHER_BUILD)) else None
+    print(f"R2: the other version is {f'the build in {build}' if build else 'this build'}")
+    try:
+        async with under_load(site, always_resume=True) as trial:
+            await restart(site, site["a"], version=other, build=build)
             await trial.load.all_in()
-    unnoticed(trial)
-    site["c"].version = None
-    await restart(site, site["c"])
-    async with under_load(site, users=150) as trial:
-        for _ in range(repetitions(1)):
-            await asyncio.sleep(1.0)
-            victim = site[rolls.choice("ac")]
-            victim.kill()
-            await trial.load.all_in()
-            await asyncio.to_thread(victim.start)
-            await asyncio.to_thread(site.wait_settled)
-    for name in ("a", "b"):
-        await restart(site, site[name])
+            versions = _versions(site)
+            assert len(set(versions.values())) == 2, f"versions are {versions}"
+            for name in ("b", "c"):
+                await restart(site, site[name], version=other, build=build)
+                await trial.load.all_in()
+        unnoticed(trial)
+        await restart(site, site["c"])
+        async with under_load(site, users=150) as trial:
+            for _ in range(repetitions(1)):
+                # One of the other build, then one of this.
+                for name in (rolls.choice("ab"), "c"):
+                    await asyncio.sleep(1.0)
+                    site[name].kill()
+                    await trial.load.all_in()
+                    await asyncio.to_thread(site[name].start)
+                    await asyncio.to_thread(site.wait_settled)
+        async with under_load(site, always_resume=True) as trial:
+            for name in ("a", "b"):
+                await restart(site, site[name])
+                await trial.load.all_in()
+        unnoticed(trial)
+    finally:
+        for node in site.nodes.values():
+            if node.build is not None or node.version is not None:
+                node.kill()
+                node.version = node.build = None
 
 
 def _next(version: str) -> str:

@@ -34,6 +34,9 @@ SHARED = ("cluster", "storage")
 RUN_AS = "import antiphon; antiphon.__version__ = {!r}; from antiphon.cli import main; main()"
 """The same program under another version number."""
 
+OTHER_BUILD = "ANTIPHON_OTHER_BUILD"
+"""Names the folder of another build, for tests of two versions beside each other."""
+
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -66,6 +69,8 @@ class Node:
     """Its own tables, over those of all."""
     version: str | None = None
     """Another version number than the real one."""
+    build: Path | None = None
+    """The folder of another build, with its `python/`; None: the one under test."""
     is_alone: bool = False
     """A node without a cluster, on SQLite."""
     tells_writes: bool = False
@@ -105,7 +110,8 @@ class Node:
                 "key": self.identity.key,
             },
         }
-        if self.tells_writes:
+        # Another build may not know the key.
+        if self.tells_writes and self.build is None:
             ours["cluster"]["write_log"] = self.write_log
         if self.is_alone:
             ours = {k: v for k, v in ours.items() if k.partition(".")[0] not in SHARED}
@@ -153,8 +159,11 @@ class Node:
             raise ServerFailed(f"{executable()} is missing: run `make build` first")
         self.write_config()
         command = [str(executable())]
+        environment = {k: v for k, v in os.environ.items() if k != OTHER_BUILD}
         if self.version is not None:
             command = [sys.executable, "-c", RUN_AS.format(self.version)]
+        if self.build is not None:
+            environment["PYTHONPATH"] = str(self.build / "python")
         self.lives += 1
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
@@ -163,7 +172,7 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.environment},
+                env={**environment, **self.environment},
             )
 
     def wait_ready(self, timeout_s: float = START_S) -> None:
