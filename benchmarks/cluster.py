@@ -258,6 +258,9 @@ def idle(run: Run, stand: Stand) -> None:
     """Memory of idle sessions; a stand of its own, since it grows."""
 
     def memory() -> None:
+        # What a process takes once, for threads and links, is not a session's.
+        warm = ["login", "--users", "200", "--window", "32", "--seconds", "3", "--warmup", "0"]
+        stand.load(*warm, load=LOAD)
         words = ["idle", "--connections", str(_idle(run)), "--settle", "10"]
         result = stand.load(*words, load=LOAD)
         run.note("idle", stand, result["memory_kib"]["pss_each"])

@@ -121,8 +121,8 @@ impl<E> Rebuild<E> {
 /// home's own node, which would be forgotten with it.
 #[derive(Debug)]
 pub struct Shadow<E> {
-    shards: BTreeMap<Shard, BTreeMap<SessionId, E>>,
-    count: usize,
+    /// One tree for all: most shards have a session or two here.
+    sessions: BTreeMap<(Shard, SessionId), E>,
     most: usize,
 }
 
@@ -131,60 +131,52 @@ impl<E: Clone> Shadow<E> {
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self {
-            shards: BTreeMap::new(),
-            count: 0,
+            sessions: BTreeMap::new(),
             most,
         }
     }
 
     /// The home says that a session of its own node exists. `false`: too many, not kept.
     pub fn keep(&mut self, shard: Shard, session: SessionId, entry: E) -> bool {
-        let sessions = self.shards.entry(shard).or_default();
-        if !sessions.contains_key(&session) {
-            if self.count >= self.most {
-                return false;
-            }
-            self.count += 1;
+        let is_full = self.sessions.len() >= self.most;
+        if is_full && !self.sessions.contains_key(&(shard, session)) {
+            return false;
         }
-        sessions.insert(session, entry);
+        self.sessions.insert((shard, session), entry);
         true
     }
 
     /// The home says that it ended.
     pub fn ended(&mut self, shard: Shard, session: SessionId) {
-        if let Some(sessions) = self.shards.get_mut(&shard)
-            && sessions.remove(&session).is_some()
-        {
-            self.count -= 1;
-            if sessions.is_empty() {
-                self.shards.remove(&shard);
-            }
-        }
+        self.sessions.remove(&(shard, session));
     }
 
     /// What goes into this node's report to the new home.
     #[must_use]
     pub fn of(&self, shard: Shard) -> Vec<(SessionId, E)> {
-        let sessions = self.shards.get(&shard).into_iter().flatten();
-        sessions.map(|(s, e)| (*s, e.clone())).collect()
+        let sessions = self.sessions.range((shard, FIRST)..);
+        let its = sessions.take_while(|((at, _), _)| *at == shard);
+        its.map(|((_, s), e)| (*s, e.clone())).collect()
     }
 
     /// Forgets what is of no use under this map: a shard of which this node is no shadow any more.
     /// Call it when the reports of a map are out.
     pub fn viewed(&mut self, map: &ShardMap, me: Incarnation) {
-        self.shards.retain(|shard, _| {
+        self.sessions.retain(|(shard, _), _| {
             let shadow = map.slot(*shard).and_then(|slot| slot.shadow);
             shadow.is_some_and(|at| map.incarnation(at) == me)
         });
-        self.count = self.shards.values().map(BTreeMap::len).sum();
     }
 
     /// How many sessions are kept.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.count
+        self.sessions.len()
     }
 }
+
+/// Before every session.
+const FIRST: SessionId = SessionId { node: 0, number: 0 };
 
 #[cfg(test)]
 mod tests {
