@@ -204,8 +204,12 @@ class Core:
         """Name of the node where the entity of this address lives; None while nobody owns it."""
     def cluster_drain(self) -> None:
         """Begins to give away shards and sessions; returns at once. Nothing for a node alone."""
-    def cluster_rebalance(self) -> None:
-        """Has the planner look at the shares anew, where this node plans; else nothing."""
+    def cluster_stay(self) -> bool:
+        """Takes a drain back; False: this node ends, or is alone."""
+    def cluster_rebalance(self) -> tuple[int, int, int, bool] | None:
+        """Has the planner plan anew, where this node plans; else None. Shards that are on their way
+        or not where they shall be, the smallest share of a node, the largest, and whether nothing
+        is planned for now."""
 
 def toml_positions(text: str) -> dict[str, int]:
     """Line number (from 1) of every key and table of a TOML document, by dotted path with list

@@ -54,6 +54,36 @@ async def test_a_node_drained_by_command_gives_all_away_and_says_when_it_is_done
     await asyncio.to_thread(site.heal)
 
 
+async def test_a_drain_that_is_taken_back_brings_clients_and_the_same_shards_again(
+    site: Site,
+) -> None:
+    (account,) = await asyncio.to_thread(site.strangers, 1)
+    await asyncio.to_thread(site.wait_still)
+    before = (await asyncio.to_thread(site.statuses))["b"].by_node
+    drain = ("cluster", "drain", "b")
+    assert (await asyncio.to_thread(site["a"].command, *drain)).returncode == 0
+    assert not await asyncio.to_thread(site["b"].is_ready)
+    done = await asyncio.to_thread(site["a"].command, *drain, "--cancel")
+    assert done.returncode == 0, done.stdout + done.stderr
+    await asyncio.to_thread(site.wait_still)
+    assert (await asyncio.to_thread(site.statuses))["b"].by_node == before
+    assert await asyncio.to_thread(site["b"].is_ready)
+    await (await site.online(site["b"], account, "phone")).close()
+
+
+async def test_a_rebalance_says_honestly_what_there_is_to_move(site: Site) -> None:
+    await asyncio.to_thread(site.wait_still)
+    for node in site.up:
+        done = await asyncio.to_thread(node.command, "cluster", "rebalance", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        document = json.loads(done.stdout)
+        owned = (await asyncio.to_thread(site.statuses))[node.name].by_node
+        assert document["moving"] == 0
+        assert (document["least"], document["most"]) == (min(owned.values()), max(owned.values()))
+    done = await asyncio.to_thread(site["a"].command, "cluster", "rebalance")
+    assert "nothing to move: shards are balanced" in done.stdout
+
+
 async def test_sessions_of_a_user_on_all_nodes_are_listed_and_ended_from_any(site: Site) -> None:
     (account,) = await asyncio.to_thread(site.strangers, 1)
     clients = [await site.online(node, account, f"at-{node.name}") for node in site.up]

@@ -14,7 +14,7 @@ import msgspec
 from antiphon.cli import showing
 from antiphon.cli.looking import ASK_S, Cluster, Look, cluster
 from antiphon.cli.shared import Failure, config_option, json_option, load, show
-from antiphon.cluster.api import Calls, ControlError
+from antiphon.cluster.api import Calls, ControlError, Outlook
 from antiphon.cluster.judge import findings
 from antiphon.cluster.status import ClusterStatus, Member
 from antiphon.config.schema import Config
@@ -110,16 +110,21 @@ def shards(config_file: str | None, as_json: bool) -> int:
     show_default=True,
     help="Seconds to wait until it holds nothing; 0: only begin.",
 )
+@click.option("--cancel", "is_cancel", is_flag=True, help="Take it back: it gets its share again.")
 @config_option
 @json_option
-def drain(node: str, timeout_s: int, config_file: str | None, as_json: bool) -> int:
+def drain(
+    node: str, timeout_s: int, is_cancel: bool, config_file: str | None, as_json: bool
+) -> int:
     """Have NODE give away its shards and sessions, and wait until it holds nothing.
 
-    It takes no clients from then on, and stays up until it is stopped; a restart brings it back.
-    SIGTERM does the same before the process ends. Exit code 1 if it still holds something in the
-    end.
+    It takes no clients from then on, and stays up until it is stopped; --cancel or a restart brings
+    it back. SIGTERM does the same before the process ends. Exit code 1 if it still holds something
+    in the end.
     """
     config = _clustered(config_file)
+    if is_cancel:
+        return _stay(node, config, as_json)
 
     async def work(found: Cluster) -> dict[str, object]:
         member = _member(node, await found.members())
@@ -152,13 +157,14 @@ def drain(node: str, timeout_s: int, config_file: str | None, as_json: bool) -> 
 @config_option
 @json_option
 def rebalance(config_file: str | None, as_json: bool) -> int:
-    """Have the planner look at the shares of the nodes anew.
+    """Have the planner look at the shares of the nodes anew, and tell what there is to move.
 
-    It does so by itself whenever a node comes, goes or drains; this is for when you doubt it.
+    It does so by itself whenever a node comes, goes or drains, and moves what is not where it shall
+    be; this is for when you doubt it. Exit code 1 if nobody plans.
     """
     config = _clustered(config_file)
 
-    async def work(found: Cluster) -> str:
+    async def work(found: Cluster) -> tuple[str, Outlook]:
         look = await found.look()
         _need_answer(look)
         latest = look.view.latest
@@ -166,11 +172,41 @@ def rebalance(config_file: str | None, as_json: bool) -> int:
         member = look.view.member(planner) if planner is not None else None
         if member is None:
             raise Failure("nobody plans at the moment; see antiphon cluster status")
-        await found.to(member.id, member.control).rebalance(ASK_S)
-        return member.id
+        return member.id, await found.to(member.id, member.control).rebalance(ASK_S)
 
-    planner = _asked(config, work)
-    show(as_json, {"planner": planner}, f"{planner} looks at the shares anew")
+    planner, outlook = _asked(config, work)
+    document = {"planner": planner, **msgspec.structs.asdict(outlook)}
+    show(as_json, document, f"{planner}: {_outlook_text(outlook)}")
+    return 0
+
+
+def _outlook_text(outlook: Outlook) -> str:
+    """What the planner found to do, for people."""
+    shares = f"{outlook.least:,} to {outlook.most:,} shards a node"
+    if outlook.most == 0:
+        return "its version looks at the shares anew and does not tell what it finds"
+    if outlook.moving == 0:
+        return f"nothing to move: shards are balanced ({shares})"
+    if outlook.is_waiting:
+        return (
+            f"{outlook.moving:,} shards are to move once etcd has been there for a while ({shares})"
+        )
+    return f"{outlook.moving:,} shards move ({shares})"
+
+
+def _stay(node: str, config: Config, as_json: bool) -> int:
+    """Has a node keep what it gives away."""
+
+    async def work(found: Cluster) -> dict[str, object]:
+        member = _member(node, await found.members())
+        was_draining = await found.to(member.id, member.control).stay(ASK_S)
+        return {"node": member.id, "was_draining": was_draining}
+
+    done = _asked(config, work)
+    text = f"{node} did not drain"
+    if done["was_draining"]:
+        text = f"{node} takes clients and gets its share of shards again"
+    show(as_json, done, text)
     return 0
 
 

@@ -50,6 +50,18 @@ class Health(Struct, frozen=True, kw_only=True):
     is_ready: bool
 
 
+class Outlook(Struct, frozen=True):
+    """What the planner finds to do, in shards."""
+
+    moving: int
+    """On their way, or not where they shall be."""
+    least: int
+    most: int
+    """The smallest and the largest share of a node; `most` 0: its version does not tell."""
+    is_waiting: bool
+    """Nothing is planned for now: etcd was away a moment ago, or is."""
+
+
 class Served(Protocol):
     """The node, as its control calls see it; all on its loop."""
 
@@ -75,8 +87,11 @@ class Served(Protocol):
     def drain(self) -> bool:
         """Begins to give everything away; whether that had begun before."""
 
-    def rebalance(self) -> None:
-        """Has the planner look at the shares anew."""
+    def stay(self) -> bool | None:
+        """Takes a drain back; whether there was one, None where the node ends."""
+
+    def rebalance(self) -> Outlook | None:
+        """Has the planner plan anew; what there is to move, None where this node does not plan."""
 
     async def reload(self) -> tuple[str, ...]:
         """As SIGHUP; what is wrong with the new configuration, nothing where it was taken."""
@@ -111,8 +126,11 @@ class Calls(Protocol):
     async def drain(self, timeout_s: float) -> bool:
         """Has it give everything away; whether that had begun before."""
 
-    async def rebalance(self, timeout_s: float) -> None:
-        """Has its planner look at the shares anew."""
+    async def stay(self, timeout_s: float) -> bool:
+        """Has it take a drain back; whether there was one."""
+
+    async def rebalance(self, timeout_s: float) -> Outlook:
+        """Has its planner plan anew; what there is to move."""
 
     async def reload(self, timeout_s: float) -> tuple[str, ...]:
         """Has it read its configuration again; why it refuses that, nothing where it does not."""

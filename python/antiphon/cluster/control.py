@@ -46,6 +46,7 @@ _SAY_AGAIN_S = 60.0
 _CHANGING = (
     pb.KickRequest,
     pb.DrainRequest,
+    pb.StayRequest,
     pb.RebalanceRequest,
     pb.ReloadRequest,
     pb.SetLogLevelRequest,
@@ -140,6 +141,7 @@ class ControlPort:
             "Sessions": self._handler(pb.SessionsRequest, self._sessions),
             "Kick": self._handler(pb.KickRequest, self._kick),
             "Drain": self._handler(pb.DrainRequest, self._drain),
+            "Stay": self._handler(pb.StayRequest, self._stay),
             "Rebalance": self._handler(pb.RebalanceRequest, self._rebalance),
             "Reload": self._handler(pb.ReloadRequest, self._reload),
             "SetLogLevel": self._handler(pb.SetLogLevelRequest, self._set_log_level),
@@ -211,8 +213,16 @@ class ControlPort:
         return pb.DrainReply(was_draining=self._served.drain())
 
     async def _rebalance(self, _request: pb.RebalanceRequest) -> pb.RebalanceReply:
-        self._served.rebalance()
-        return pb.RebalanceReply()
+        found = self._served.rebalance()
+        if found is None:
+            raise _Refused("this node does not plan", code=grpc.StatusCode.FAILED_PRECONDITION)
+        return pb.RebalanceReply(**msgspec.structs.asdict(found))
+
+    async def _stay(self, _request: pb.StayRequest) -> pb.StayReply:
+        was_draining = self._served.stay()
+        if was_draining is None:
+            raise _Refused("this node ends", code=grpc.StatusCode.FAILED_PRECONDITION)
+        return pb.StayReply(was_draining=was_draining)
 
     async def _reload(self, _request: pb.ReloadRequest) -> pb.ReloadReply:
         problems = await self._served.reload()

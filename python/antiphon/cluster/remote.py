@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from antiphon.cluster import packing
 from antiphon.cluster._gen import control_pb2 as pb
-from antiphon.cluster.api import ControlError, Health, Material
+from antiphon.cluster.api import ControlError, Health, Material, Outlook
 from antiphon.cluster.status import ClusterStatus, read
 from antiphon.commands.sessions import SessionLine
 from antiphon.xmpp.errors import StanzaError
@@ -111,9 +111,15 @@ class Remote:
         found = await self._call("Drain", pb.DrainRequest(), pb.DrainReply, timeout_s)
         return found.was_draining
 
-    async def rebalance(self, timeout_s: float) -> None:
-        """Has its planner look at the shares anew."""
-        await self._call("Rebalance", pb.RebalanceRequest(), pb.RebalanceReply, timeout_s)
+    async def stay(self, timeout_s: float) -> bool:
+        """Has it take a drain back; whether there was one."""
+        found = await self._call("Stay", pb.StayRequest(), pb.StayReply, timeout_s)
+        return found.was_draining
+
+    async def rebalance(self, timeout_s: float) -> Outlook:
+        """Has its planner plan anew; what there is to move."""
+        found = await self._call("Rebalance", pb.RebalanceRequest(), pb.RebalanceReply, timeout_s)
+        return Outlook(found.moving, found.least, found.most, found.is_waiting)
 
     async def reload(self, timeout_s: float) -> tuple[str, ...]:
         """Has it read its configuration again; why it refuses that, nothing where it does not."""

@@ -142,7 +142,7 @@ class CoreCluster(Struct, frozen=True, kw_only=True):
     tls: CoreClusterTls
     etcd_loss: str
     drain_seconds: int
-    write_log: str | None = None
+    write_log: str | None
 
 
 class CoreConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -62,6 +62,7 @@ class Node:
     def __init__(self, loaded: Loaded, load: Callable[[], Loaded]) -> None:
         """`load` reads the configuration again for a reload; it blocks."""
         self.state = State.STARTING
+        self._is_ending = False
         self.meters = Meters()
         self.stop_requested = asyncio.Event()
         self._loaded = loaded
@@ -134,6 +135,7 @@ class Node:
             state=lambda: self.state.value,
             is_ready=lambda: self._status().is_ready,
             drains=self._drains,
+            stays=self._stays,
             reload=self.try_reload,
             set_log_level=self.set_log_level,
         )
@@ -213,7 +215,7 @@ class Node:
         if self.state is State.STOPPED:
             return
         is_serving = self.state is not State.STARTING
-        self.state = State.DRAINING
+        self.state, self._is_ending = State.DRAINING, True
         log.info("node draining", extra={"deadline_s": deadline_s})
         if self._core is not None:
             self._core.stop_accepting()
@@ -279,6 +281,15 @@ class Node:
         was_draining = self.state is State.DRAINING
         if self.state is State.READY:
             self.state = State.DRAINING
+        return was_draining
+
+    def _stays(self) -> bool | None:
+        """Clients are taken again; whether they were not, None once the node ends."""
+        if self._is_ending:
+            return None
+        was_draining = self.state is State.DRAINING
+        if was_draining:
+            self.state = State.READY
         return was_draining
 
     def _status(self) -> Status:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from antiphon import __version__
 from antiphon.admin.protocol import Runner
-from antiphon.cluster.api import Control, ControlError, Health, open_control
+from antiphon.cluster.api import Control, ControlError, Health, Outlook, open_control
 from antiphon.cluster.status import ClusterStatus, read
 from antiphon.cluster.tls import problems
 from antiphon.config.load import Loaded
@@ -38,8 +38,11 @@ class ClusterCore(Protocol):
     def cluster_drain(self) -> None:
         """Begins to give everything away."""
 
-    def cluster_rebalance(self) -> None:
-        """Has the planner look again."""
+    def cluster_stay(self) -> bool:
+        """Takes that back."""
+
+    def cluster_rebalance(self) -> tuple[int, int, int, bool] | None:
+        """Has the planner look again; see there."""
 
 
 class Hooks(Struct, frozen=True, kw_only=True):
@@ -50,6 +53,8 @@ class Hooks(Struct, frozen=True, kw_only=True):
     is_ready: Callable[[], bool]
     drains: Callable[[], bool]
     """It gives everything away from now on; whether it did already."""
+    stays: Callable[[], bool | None]
+    """It takes clients again; whether it did not, None where the node ends."""
     reload: Callable[[], Awaitable[tuple[str, ...]]]
     set_log_level: Callable[[str], Awaitable[str]]
 
@@ -168,9 +173,19 @@ class Neighbour:
         self._core.cluster_drain()
         return had_begun
 
-    def rebalance(self) -> None:
+    def stay(self) -> bool | None:
         """See Served."""
-        self._core.cluster_rebalance()
+        was_draining = self._hooks.stays()
+        if was_draining is None or not self._core.cluster_stay():
+            return None
+        if was_draining:
+            log.info("drain taken back")
+        return was_draining
+
+    def rebalance(self) -> Outlook | None:
+        """See Served."""
+        found = self._core.cluster_rebalance()
+        return None if found is None else Outlook(*found)
 
     async def reload(self) -> tuple[str, ...]:
         """See Served."""

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 mod peers;
 mod planning;
+pub use planning::Outlook;
 #[cfg(test)]
 mod tests;
 
@@ -73,6 +74,8 @@ pub enum Input<'a> {
     Ready,
     /// It shall give its shards away.
     Drain,
+    /// It shall not any more.
+    Stay,
     /// It holds none any more, or shall wait no longer.
     Leave,
 }
@@ -252,16 +255,6 @@ impl Agent {
         self.life == Life::In && self.fence.is_frozen(now)
     }
 
-    /// The nodes that cannot be reached, and in whose place no map can put others: the view is
-    /// frozen, and they are silent. None as long as a map may come.
-    #[must_use]
-    pub fn cut_off(&self, now: Mono) -> Vec<Incarnation> {
-        match self.is_frozen(now) {
-            true => self.fence.silent(now).collect(),
-            false => Vec::new(),
-        }
-    }
-
     /// Whether the planner's work falls to it.
     #[must_use]
     pub fn is_planner(&self) -> bool {
@@ -317,6 +310,7 @@ impl Agent {
             Input::Port(peer, is_refused) => self.peers.port(peer, is_refused, now),
             Input::Ready => self.wanted = self.wanted.max(MemberState::Up),
             Input::Drain => self.wanted = MemberState::Draining,
+            Input::Stay => self.stay(),
             Input::Leave => {
                 if let Some(lease) = self.lease {
                     self.call(now, Kind::Revoke, Call::Revoke { lease }, out);

@@ -103,9 +103,31 @@ pub fn goal(shards: Shard, nodes: &[&NodeId], load_cap_percent: u32) -> Vec<usiz
     owners
 }
 
-/// The next map; `None`: the one in force is right, or nobody could own anything.
+/// How many shards of the map in force are on their way, or not where they shall be.
 #[must_use]
-pub fn plan(situation: &Situation<'_>, policy: &Policy) -> Option<ShardMap> {
+pub fn moving(situation: &Situation<'_>, policy: &Policy) -> usize {
+    let (Some(map), Some(aim)) = (situation.previous, aim(situation, policy)) else {
+        return 0;
+    };
+    let is_moving = |shard: &Shard| {
+        let goal = aim.members[aim.goal[usize::from(*shard)]].incarnation;
+        map.owner(*shard) != Some(goal) || map.slot(*shard).is_some_and(|s| s.from.is_some())
+    };
+    (0..situation.shards).filter(is_moving).count()
+}
+
+/// Who is there, and where everything shall be.
+struct Aim<'a> {
+    /// By age.
+    members: Vec<&'a Member>,
+    /// Those who take shards, indices into `members`.
+    takers: Vec<usize>,
+    /// By shard, an index into `members`.
+    goal: Vec<usize>,
+}
+
+/// `None`: nobody takes shards.
+fn aim<'a>(situation: &Situation<'a>, policy: &Policy) -> Option<Aim<'a>> {
     let mut members: Vec<&Member> = situation.members.iter().collect();
     members.sort_by_key(|m| m.incarnation);
     members.dedup_by_key(|m| m.incarnation);
@@ -116,11 +138,27 @@ pub fn plan(situation: &Situation<'_>, policy: &Policy) -> Option<ShardMap> {
     }
     let names: Vec<&NodeId> = takers.iter().map(|at| &members[*at].id).collect();
     let goal = goal(situation.shards, &names, policy.load_cap_percent);
+    let goal = goal.iter().map(|at| takers[*at]).collect();
+    Some(Aim {
+        members,
+        takers,
+        goal,
+    })
+}
+
+/// The next map; `None`: the one in force is right, or nobody could own anything.
+#[must_use]
+pub fn plan(situation: &Situation<'_>, policy: &Policy) -> Option<ShardMap> {
+    let Aim {
+        members,
+        takers,
+        goal,
+    } = aim(situation, policy)?;
     let step = Step {
         situation,
         members: &members,
         takers: &takers,
-        goal: goal.iter().map(|at| takers[*at]).collect(),
+        goal,
         epoch: situation.previous.map_or(Epoch(1), |map| map.epoch.next()),
         limit: policy.moves_in_flight.max(1),
     };

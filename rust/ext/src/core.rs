@@ -63,8 +63,13 @@ impl Core {
     fn cluster_drain(&self, py: Python<'_>) {
         py.detach(|| self.0.cluster_drain());
     }
-    fn cluster_rebalance(&self) {
-        // The planner balances by itself after every change of the view; nothing is to be asked.
+    fn cluster_stay(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.0.cluster_stay())
+    }
+    fn cluster_rebalance(&self, py: Python<'_>) -> Option<(usize, usize, usize, bool)> {
+        let outlook = py.detach(|| self.0.cluster_outlook())?;
+        let (least, most) = outlook.shares;
+        Some((outlook.moving, least, most, outlook.is_waiting))
     }
     fn crossings(&self) -> u64 {
         self.0.bridge().crossings()

@@ -5,7 +5,7 @@ use crate::config::{Cluster as Options, EtcdLoss};
 use crate::live::ConfigError;
 use crate::mesh::{Event, Homes, Mesh};
 use crate::node::{DEBUG, ERROR, INFO, Node};
-use antiphon_cluster::agent::{Config, EtcdLoss as Loss};
+use antiphon_cluster::agent::{Config, EtcdLoss as Loss, Outlook};
 use antiphon_cluster::clock::wall_ms;
 use antiphon_cluster::id::{Epoch, Incarnation, NodeId, Shard, Timing, Zone};
 use antiphon_cluster::link::{Class, Links, Options as LinkOptions, Receiver, SendError, Taken};
@@ -334,6 +334,23 @@ impl Cluster {
         }
     }
 
+    /// Takes back [`Cluster::begin_drain`]. Whether it could: not once this node ends.
+    pub fn cancel_drain(&self) -> bool {
+        if self.is_leaving.load(Ordering::Acquire) {
+            return false;
+        }
+        if let Some(membership) = &*self.membership.lock() {
+            membership.stay();
+        }
+        self.mesh.open_doors();
+        true
+    }
+
+    /// Has the planner plan anew, where this node plans: what there is to move. Blocks for a moment.
+    pub fn outlook(&self) -> Option<Outlook> {
+        self.membership.lock().as_ref()?.outlook()
+    }
+
     fn is_drained(&self) -> bool {
         let others = self.mesh.map().map_or(0, |map| {
             let mut others = 0;
@@ -415,7 +432,8 @@ impl Cluster {
             "incarnation": status.me.0,
             "stage": stage_name(self.stage()),
             "leader": status.leader.and_then(name),
-            "epoch": readings.epoch,
+            // Of this map, whose shares follow: another may come into force meanwhile.
+            "epoch": map.as_ref().map_or(0, |map| map.epoch().0),
             "is_frozen": status.is_frozen,
             "lease_left_ms": status.lease_left_ms,
             "links_up": status.links_up,

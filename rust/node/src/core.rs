@@ -10,6 +10,7 @@ use crate::node::{ERROR, INFO, Node};
 use crate::storage::{Opened, StoreReadings};
 use crate::trim::{Trim, Trimmer};
 use crate::{history, storage};
+use antiphon_cluster::agent::Outlook;
 use antiphon_net::admission::{Admission, LoginReadings};
 use antiphon_net::gateway::Gateway;
 use antiphon_net::listener::{ListenerConfig, Net, listen};
@@ -260,16 +261,25 @@ impl Core {
         guard.as_ref()?.cluster.as_ref()?.home(&jid)
     }
 
+    fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.running.lock().as_ref()?.cluster.clone()
+    }
+
     /// Begins to give all shards to other nodes. Nothing happens where there is no cluster.
     pub fn cluster_drain(&self) {
-        if let Some(cluster) = self
-            .running
-            .lock()
-            .as_ref()
-            .and_then(|r| r.cluster.as_ref())
-        {
+        if let Some(cluster) = self.cluster() {
             cluster.begin_drain();
         }
+    }
+
+    /// Takes that back. `false`: this node ends, or there is no cluster.
+    pub fn cluster_stay(&self) -> bool {
+        self.cluster().is_some_and(|cluster| cluster.cancel_drain())
+    }
+
+    /// Has the planner plan anew, where this node plans; what there is to move. Blocks for a moment.
+    pub fn cluster_outlook(&self) -> Option<Outlook> {
+        self.cluster()?.outlook()
     }
 
     /// Closes the listeners.
@@ -292,8 +302,7 @@ impl Core {
     /// Blocks.
     pub fn stop(&self, deadline: Duration) {
         self.stop_accepting();
-        let cluster = self.running.lock().as_ref().and_then(|r| r.cluster.clone());
-        if let Some(cluster) = cluster {
+        if let Some(cluster) = self.cluster() {
             cluster.drain();
             self.give_sessions_away(deadline);
         }

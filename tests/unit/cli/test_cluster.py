@@ -12,6 +12,7 @@ import pytest
 
 from antiphon import _core
 from antiphon.cli.showing import table
+from antiphon.cluster.api import Outlook
 from antiphon.node import log as node_log
 from antiphon.xmpp.errors import StanzaError
 from tests.unit.cli.test_main import Ended, Shell, shell
@@ -198,6 +199,14 @@ def test_a_drain_that_takes_too_long_says_what_is_left(shell: Shell, place: Plac
     assert (ended.code, ended.out) == (0, "b gives away what it holds\n")
 
 
+def test_a_drain_is_taken_back(shell: Shell, place: Place) -> None:
+    shell("cluster", "drain", "b", "--timeout", "0")
+    assert shell("cluster", "drain", "b", "--cancel").out == (
+        "b takes clients and gets its share of shards again\n"
+    )
+    assert shell("cluster", "drain", "b", "--cancel").out == "b did not drain\n"
+
+
 def test_a_drain_of_nobody_names_the_members(shell: Shell, place: Place) -> None:
     assert shell("cluster", "drain", "d") == Ended(
         1, "", "antiphon: d is no member of the cluster; there are a, b, c\n"
@@ -207,8 +216,16 @@ def test_a_drain_of_nobody_names_the_members(shell: Shell, place: Place) -> None
 def test_the_planner_is_asked_to_look_again(shell: Shell, place: Place) -> None:
     place.nodes.fakes["a"].more = {"leader": 2}
     place.nodes.fakes["b"].more = {"leader": 2, "epoch": 8}
-    assert shell("cluster", "rebalance").out == "b looks at the shares anew\n"
+    assert shell("cluster", "rebalance").out == "b: 7 shards move (1,300 to 1,400 shards a node)\n"
     assert place.nodes.fakes["b"].asked == [("rebalance", None)]
+    for outlook, said in (
+        (Outlook(0, 1365, 1366, False), "nothing to move: shards are balanced (1,365 to 1,366 "),
+        (Outlook(7, 0, 2048, True), "7 shards are to move once etcd has been there for a while (0"),
+        (Outlook(0, 0, 0, False), "its version looks at the shares anew and does not tell"),
+    ):
+        place.nodes.fakes["b"].outlook = outlook
+        ended = shell("cluster", "rebalance")
+        assert (ended.code, ended.out[: len(said) + 3]) == (0, f"b: {said}")
     assert place.nodes.fakes["a"].asked == []
 
 

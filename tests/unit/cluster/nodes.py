@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from antiphon.cluster.api import Health, Material
+from antiphon.cluster.api import Health, Material, Outlook
 from antiphon.cluster.control import ControlPort
 from antiphon.cluster.remote import Remote
 from antiphon.cluster.tls import read
@@ -72,6 +72,7 @@ class Fake:
     asked: list[tuple[str, object]] = field(default_factory=list)
     problems: tuple[str, ...] = ()
     is_draining: bool = False
+    outlook: Outlook | None = field(default_factory=lambda: Outlook(7, 1300, 1400, False))
     values: dict[str, object] = field(default_factory=dict)
 
     def health(self) -> Health:
@@ -105,8 +106,13 @@ class Fake:
         was, self.is_draining = self.is_draining, True
         return was
 
-    def rebalance(self) -> None:
+    def stay(self) -> bool | None:
+        was, self.is_draining = self.is_draining, False
+        return was
+
+    def rebalance(self) -> Outlook | None:
         self.asked.append(("rebalance", None))
+        return self.outlook
 
     async def reload(self) -> tuple[str, ...]:
         return self.problems

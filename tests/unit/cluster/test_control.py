@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from antiphon import _core
 from antiphon._core import Element
-from antiphon.cluster.api import ControlError
+from antiphon.cluster.api import ControlError, Outlook
 from antiphon.cluster.control import ControlPort
 from antiphon.cluster.remote import NotHome, Remote
 from antiphon.xmpp.errors import StanzaError
@@ -95,8 +95,18 @@ async def test_a_node_is_drained_once_and_its_log_says_by_whom(
 
 
 async def test_the_planner_is_asked_to_look_again(nodes: Nodes) -> None:
-    await nodes.remote("b").rebalance(IN)
+    assert await nodes.remote("b").rebalance(IN) == Outlook(7, 1300, 1400, False)
     assert nodes.fakes["b"].asked == [("rebalance", None)]
+    nodes.fakes["b"].outlook = None
+    with pytest.raises(ControlError, match="this node does not plan"):
+        await nodes.remote("b").rebalance(IN)
+
+
+async def test_a_drain_is_taken_back(nodes: Nodes) -> None:
+    remote = nodes.remote("b")
+    assert not await remote.stay(IN)
+    await remote.drain(IN)
+    assert await remote.stay(IN)
 
 
 async def test_a_reload_tells_what_is_wrong(nodes: Nodes) -> None:

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from antiphon import _core
-from antiphon.cluster.api import ControlError
+from antiphon.cluster.api import ControlError, Outlook
 from antiphon.cluster.remote import Remote
 from antiphon.cluster.status import ClusterStatus, read
 from antiphon.cluster.tls import read as read_tls
@@ -61,8 +61,13 @@ class Core(FakeCore):
     def cluster_drain(self) -> None:
         self.drained += 1
 
-    def cluster_rebalance(self) -> None:
+    def cluster_stay(self) -> bool:
+        self.drained = 0
+        return True
+
+    def cluster_rebalance(self) -> tuple[int, int, int, bool] | None:
         self.rebalanced += 1
+        return (0, 1365, 1366, False) if self.rebalanced == 1 else None
 
 
 class Runner:
@@ -106,6 +111,12 @@ async def given(tmp_path: Path) -> AsyncIterator[Given]:
         asked.append("drains")
         return asked.count("drains") > 1
 
+    def stays() -> bool | None:
+        if "ends" in asked:
+            return None
+        asked.append("stays")
+        return asked.count("stays") == 1
+
     async def reload() -> tuple[str, ...]:
         return ("antiphon.toml:1: x",)
 
@@ -114,7 +125,7 @@ async def given(tmp_path: Path) -> AsyncIterator[Given]:
         return "info"
 
     hooks = Hooks(
-        state=lambda: "ready", is_ready=lambda: True, drains=drains, reload=reload,
+        state=lambda: "ready", is_ready=lambda: True, drains=drains, stays=stays, reload=reload,
         set_log_level=level,
     )  # fmt: skip
     neighbour = Neighbour(loaded.config, core, bridge, Runner(), hooks)
@@ -132,9 +143,16 @@ async def test_a_node_answers_control_calls(given: Given) -> None:
     assert await remote.reload(5) == ("antiphon.toml:1: x",)
     assert await remote.set_log_level("debug", 5) == "info"
     assert [await remote.drain(5), await remote.drain(5)] == [False, True]
-    await remote.rebalance(5)
+    assert await remote.rebalance(5) == Outlook(0, 1365, 1366, False)
+    with pytest.raises(ControlError, match="does not plan"):
+        await remote.rebalance(5)
     assert given.asked == ["debug", "drains", "drains"]
-    assert (given.core.drained, given.core.rebalanced) == (2, 1)
+    assert (given.core.drained, given.core.rebalanced) == (2, 2)
+    assert [await remote.stay(5), await remote.stay(5)] == [True, False]
+    assert given.core.drained == 0
+    given.asked.append("ends")
+    with pytest.raises(ControlError, match="this node ends"):
+        await remote.stay(5)
     await remote.close()
 
 

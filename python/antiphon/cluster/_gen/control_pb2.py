@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#antiphon/cluster/_gen/control.proto\x12\x0b\x61ntiphon.v1\"\x0f\n\rHealthRequest\"b\n\x0bHealthReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x10\n\x08is_ready\x18\x05 \x01(\x08\"\x0f\n\rStatusRequest\"-\n\x0bStatusReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\"\x1e\n\x0fSessionsRequest\x12\x0b\n\x03jid\x18\x01 \x01(\t\"\xb2\x01\n\rSessionsReply\x12\x34\n\x08sessions\x18\x01 \x03(\x0b\x32\".antiphon.v1.SessionsReply.Session\x12\x0c\n\x04home\x18\x02 \x01(\t\x1a]\n\x07Session\x12\x0b\n\x03jid\x18\x01 \x01(\t\x12\x15\n\x08priority\x18\x02 \x01(\x11H\x00\x88\x01\x01\x12\x0c\n\x04show\x18\x03 \x01(\t\x12\x13\n\x0bhas_carbons\x18\x04 \x01(\x08\x42\x0b\n\t_priority\"\x1a\n\x0bKickRequest\x12\x0b\n\x03jid\x18\x01 \x01(\t\"\x1a\n\tKickReply\x12\r\n\x05\x65nded\x18\x01 \x01(\r\"\x0e\n\x0c\x44rainRequest\"\"\n\nDrainReply\x12\x14\n\x0cwas_draining\x18\x01 \x01(\x08\"\x12\n\x10RebalanceRequest\"\x10\n\x0eRebalanceReply\"\x0f\n\rReloadRequest\"1\n\x0bReloadReply\x12\x10\n\x08is_taken\x18\x01 \x01(\x08\x12\x10\n\x08problems\x18\x02 \x03(\t\"#\n\x12SetLogLevelRequest\x12\r\n\x05level\x18\x01 \x01(\t\"\x1f\n\x10SetLogLevelReply\x12\x0b\n\x03was\x18\x01 \x01(\t\"0\n\nRunRequest\x12\x0f\n\x07\x63ommand\x18\x01 \x01(\t\x12\x11\n\targuments\x18\x02 \x01(\t\"\x1a\n\x08RunReply\x12\x0e\n\x06result\x18\x01 \x01(\t\"3\n\x0b\x43\x61llRequest\x12\x11\n\toperation\x18\x01 \x01(\t\x12\x11\n\targuments\x18\x02 \x01(\x0c\"\x1a\n\tCallReply\x12\r\n\x05value\x18\x01 \x01(\x0c\x32\x8f\x05\n\x07\x43ontrol\x12>\n\x06Health\x12\x1a.antiphon.v1.HealthRequest\x1a\x18.antiphon.v1.HealthReply\x12>\n\x06Status\x12\x1a.antiphon.v1.StatusRequest\x1a\x18.antiphon.v1.StatusReply\x12\x44\n\x08Sessions\x12\x1c.antiphon.v1.SessionsRequest\x1a\x1a.antiphon.v1.SessionsReply\x12\x38\n\x04Kick\x12\x18.antiphon.v1.KickRequest\x1a\x16.antiphon.v1.KickReply\x12;\n\x05\x44rain\x12\x19.antiphon.v1.DrainRequest\x1a\x17.antiphon.v1.DrainReply\x12G\n\tRebalance\x12\x1d.antiphon.v1.RebalanceRequest\x1a\x1b.antiphon.v1.RebalanceReply\x12>\n\x06Reload\x12\x1a.antiphon.v1.ReloadRequest\x1a\x18.antiphon.v1.ReloadReply\x12M\n\x0bSetLogLevel\x12\x1f.antiphon.v1.SetLogLevelRequest\x1a\x1d.antiphon.v1.SetLogLevelReply\x12\x35\n\x03Run\x12\x17.antiphon.v1.RunRequest\x1a\x15.antiphon.v1.RunReply\x12\x38\n\x04\x43\x61ll\x12\x18.antiphon.v1.CallRequest\x1a\x16.antiphon.v1.CallReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#antiphon/cluster/_gen/control.proto\x12\x0b\x61ntiphon.v1\"\x0f\n\rHealthRequest\"b\n\x0bHealthReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x10\n\x08is_ready\x18\x05 \x01(\x08\"\x0f\n\rStatusRequest\"-\n\x0bStatusReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\"\x1e\n\x0fSessionsRequest\x12\x0b\n\x03jid\x18\x01 \x01(\t\"\xb2\x01\n\rSessionsReply\x12\x34\n\x08sessions\x18\x01 \x03(\x0b\x32\".antiphon.v1.SessionsReply.Session\x12\x0c\n\x04home\x18\x02 \x01(\t\x1a]\n\x07Session\x12\x0b\n\x03jid\x18\x01 \x01(\t\x12\x15\n\x08priority\x18\x02 \x01(\x11H\x00\x88\x01\x01\x12\x0c\n\x04show\x18\x03 \x01(\t\x12\x13\n\x0bhas_carbons\x18\x04 \x01(\x08\x42\x0b\n\t_priority\"\x1a\n\x0bKickRequest\x12\x0b\n\x03jid\x18\x01 \x01(\t\"\x1a\n\tKickReply\x12\r\n\x05\x65nded\x18\x01 \x01(\r\"\x0e\n\x0c\x44rainRequest\"\"\n\nDrainReply\x12\x14\n\x0cwas_draining\x18\x01 \x01(\x08\"\x12\n\x10RebalanceRequest\"Q\n\x0eRebalanceReply\x12\x0e\n\x06moving\x18\x01 \x01(\r\x12\r\n\x05least\x18\x02 \x01(\r\x12\x0c\n\x04most\x18\x03 \x01(\r\x12\x12\n\nis_waiting\x18\x04 \x01(\x08\"\r\n\x0bStayRequest\"!\n\tStayReply\x12\x14\n\x0cwas_draining\x18\x01 \x01(\x08\"\x0f\n\rReloadRequest\"1\n\x0bReloadReply\x12\x10\n\x08is_taken\x18\x01 \x01(\x08\x12\x10\n\x08problems\x18\x02 \x03(\t\"#\n\x12SetLogLevelRequest\x12\r\n\x05level\x18\x01 \x01(\t\"\x1f\n\x10SetLogLevelReply\x12\x0b\n\x03was\x18\x01 \x01(\t\"0\n\nRunRequest\x12\x0f\n\x07\x63ommand\x18\x01 \x01(\t\x12\x11\n\targuments\x18\x02 \x01(\t\"\x1a\n\x08RunReply\x12\x0e\n\x06result\x18\x01 \x01(\t\"3\n\x0b\x43\x61llRequest\x12\x11\n\toperation\x18\x01 \x01(\t\x12\x11\n\targuments\x18\x02 \x01(\x0c\"\x1a\n\tCallReply\x12\r\n\x05value\x18\x01 \x01(\x0c\x32\xc9\x05\n\x07\x43ontrol\x12>\n\x06Health\x12\x1a.antiphon.v1.HealthRequest\x1a\x18.antiphon.v1.HealthReply\x12>\n\x06Status\x12\x1a.antiphon.v1.StatusRequest\x1a\x18.antiphon.v1.StatusReply\x12\x44\n\x08Sessions\x12\x1c.antiphon.v1.SessionsRequest\x1a\x1a.antiphon.v1.SessionsReply\x12\x38\n\x04Kick\x12\x18.antiphon.v1.KickRequest\x1a\x16.antiphon.v1.KickReply\x12;\n\x05\x44rain\x12\x19.antiphon.v1.DrainRequest\x1a\x17.antiphon.v1.DrainReply\x12\x38\n\x04Stay\x12\x18.antiphon.v1.StayRequest\x1a\x16.antiphon.v1.StayReply\x12G\n\tRebalance\x12\x1d.antiphon.v1.RebalanceRequest\x1a\x1b.antiphon.v1.RebalanceReply\x12>\n\x06Reload\x12\x1a.antiphon.v1.ReloadRequest\x1a\x18.antiphon.v1.ReloadReply\x12M\n\x0bSetLogLevel\x12\x1f.antiphon.v1.SetLogLevelRequest\x1a\x1d.antiphon.v1.SetLogLevelReply\x12\x35\n\x03Run\x12\x17.antiphon.v1.RunRequest\x1a\x15.antiphon.v1.RunReply\x12\x38\n\x04\x43\x61ll\x12\x18.antiphon.v1.CallRequest\x1a\x16.antiphon.v1.CallReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,23 +56,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REBALANCEREQUEST']._serialized_start=554
   _globals['_REBALANCEREQUEST']._serialized_end=572
   _globals['_REBALANCEREPLY']._serialized_start=574
-  _globals['_REBALANCEREPLY']._serialized_end=590
-  _globals['_RELOADREQUEST']._serialized_start=592
-  _globals['_RELOADREQUEST']._serialized_end=607
-  _globals['_RELOADREPLY']._serialized_start=609
-  _globals['_RELOADREPLY']._serialized_end=658
-  _globals['_SETLOGLEVELREQUEST']._serialized_start=660
-  _globals['_SETLOGLEVELREQUEST']._serialized_end=695
-  _globals['_SETLOGLEVELREPLY']._serialized_start=697
-  _globals['_SETLOGLEVELREPLY']._serialized_end=728
-  _globals['_RUNREQUEST']._serialized_start=730
-  _globals['_RUNREQUEST']._serialized_end=778
-  _globals['_RUNREPLY']._serialized_start=780
-  _globals['_RUNREPLY']._serialized_end=806
-  _globals['_CALLREQUEST']._serialized_start=808
-  _globals['_CALLREQUEST']._serialized_end=859
-  _globals['_CALLREPLY']._serialized_start=861
-  _globals['_CALLREPLY']._serialized_end=887
-  _globals['_CONTROL']._serialized_start=890
-  _globals['_CONTROL']._serialized_end=1545
+  _globals['_REBALANCEREPLY']._serialized_end=655
+  _globals['_STAYREQUEST']._serialized_start=657
+  _globals['_STAYREQUEST']._serialized_end=670
+  _globals['_STAYREPLY']._serialized_start=672
+  _globals['_STAYREPLY']._serialized_end=705
+  _globals['_RELOADREQUEST']._serialized_start=707
+  _globals['_RELOADREQUEST']._serialized_end=722
+  _globals['_RELOADREPLY']._serialized_start=724
+  _globals['_RELOADREPLY']._serialized_end=773
+  _globals['_SETLOGLEVELREQUEST']._serialized_start=775
+  _globals['_SETLOGLEVELREQUEST']._serialized_end=810
+  _globals['_SETLOGLEVELREPLY']._serialized_start=812
+  _globals['_SETLOGLEVELREPLY']._serialized_end=843
+  _globals['_RUNREQUEST']._serialized_start=845
+  _globals['_RUNREQUEST']._serialized_end=893
+  _globals['_RUNREPLY']._serialized_start=895
+  _globals['_RUNREPLY']._serialized_end=921
+  _globals['_CALLREQUEST']._serialized_start=923
+  _globals['_CALLREQUEST']._serialized_end=974
+  _globals['_CALLREPLY']._serialized_start=976
+  _globals['_CALLREPLY']._serialized_end=1002
+  _globals['_CONTROL']._serialized_start=1005
+  _globals['_CONTROL']._serialized_end=1718
 # @@protoc_insertion_point(module_scope)

@@ -88,8 +88,26 @@ class RebalanceRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class RebalanceReply(_message.Message):
+    __slots__ = ("moving", "least", "most", "is_waiting")
+    MOVING_FIELD_NUMBER: _ClassVar[int]
+    LEAST_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    IS_WAITING_FIELD_NUMBER: _ClassVar[int]
+    moving: int
+    least: int
+    most: int
+    is_waiting: bool
+    def __init__(self, moving: _Optional[int] = ..., least: _Optional[int] = ..., most: _Optional[int] = ..., is_waiting: _Optional[bool] = ...) -> None: ...
+
+class StayRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class StayReply(_message.Message):
+    __slots__ = ("was_draining",)
+    WAS_DRAINING_FIELD_NUMBER: _ClassVar[int]
+    was_draining: bool
+    def __init__(self, was_draining: _Optional[bool] = ...) -> None: ...
 
 class ReloadRequest(_message.Message):
     __slots__ = ()

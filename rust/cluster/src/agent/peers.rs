@@ -59,6 +59,16 @@ impl Peers {
 }
 
 impl Agent {
+    /// The nodes that cannot be reached, and in whose place no map can put others: the view is
+    /// frozen, and they are silent. None as long as a map may come.
+    #[must_use]
+    pub fn cut_off(&self, now: Mono) -> Vec<Incarnation> {
+        match self.is_frozen(now) {
+            true => self.fence.silent(now).collect(),
+            false => Vec::new(),
+        }
+    }
+
     pub(super) fn ping(&mut self, now: Mono, settled: &[(Shard, Epoch)], out: &mut Vec<Output>) {
         let timing = self.config.timing;
         if now.since(self.peers.last_ping) >= timing.ping_ms {

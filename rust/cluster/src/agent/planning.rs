@@ -11,7 +11,7 @@ use crate::fence::majority;
 use crate::id::{Epoch, Incarnation, Mono, NodeId, Shard};
 use crate::map::{MapNode, ShardMap};
 use crate::member::{Member, MemberState, PROTOCOL};
-use crate::planner::{Situation, plan};
+use crate::planner::{Situation, moving, plan};
 use crate::planted::Bug;
 use crate::talk::{Alert, Call, LeaseId, Note, Revision, Signs};
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,7 +91,58 @@ impl Planning {
     }
 }
 
+/// What the planner would do now, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outlook {
+    /// Shards that are on their way, or not where they shall be.
+    pub moving: usize,
+    /// The smallest and the largest share of the nodes that take shards.
+    pub shares: (usize, usize),
+    /// It plans nothing for now: etcd was away a moment ago, or is.
+    pub is_waiting: bool,
+}
+
 impl Agent {
+    /// Has the planner plan anew with its next step, whatever it found last; what there is to do.
+    /// `None`: this node does not plan.
+    pub fn outlook(&mut self, now: Mono) -> Option<Outlook> {
+        if !self.is_planner() {
+            return None;
+        }
+        self.planning.idle = None;
+        let gap_ms = self.config.timing.gap_ms;
+        let is_away = self.contact.is_none_or(|at| now.since(at) >= gap_ms);
+        let map = self.map.clone()?;
+        let members = self.presumed(now);
+        let situation = Situation {
+            previous: Some(&map),
+            members: &members,
+            shards: self.config.shards,
+            planner: self.me,
+            settled: &|_, _| false,
+        };
+        let is_up = |node: &&MapNode| !node.is_draining;
+        let up = map.nodes().iter().filter(is_up);
+        let shares: Vec<usize> = up.map(|node| map.count(node.incarnation)).collect();
+        let least = shares.iter().min().copied().unwrap_or_default();
+        Some(Outlook {
+            moving: moving(&situation, &self.config.policy),
+            shares: (least, shares.into_iter().max().unwrap_or_default()),
+            is_waiting: is_away || self.is_quiet(now),
+        })
+    }
+
+    /// Takes back that it shall give its shards away.
+    pub(super) fn stay(&mut self) {
+        if self.wanted == MemberState::Draining {
+            // One that was never ready becomes so by itself.
+            self.wanted = match self.state {
+                MemberState::Joining => MemberState::Joining,
+                _ => MemberState::Up,
+            };
+        }
+    }
+
     pub(super) fn plan(&mut self, now: Mono, out: &mut Vec<Output>) {
         let timing = self.config.timing;
         let is_in_contact = self.contact.is_some_and(|at| now.since(at) < timing.gap_ms);

@@ -293,6 +293,53 @@ fn one_that_has_to_be_quiet_lets_others_lead_first() {
 }
 
 #[test]
+fn a_drain_that_is_taken_back_makes_it_one_of_the_others_again() {
+    let mut one = One::joined();
+    let declared = |one: &mut One| {
+        one.tick(200);
+        let states = one.calls.drain(..).filter_map(|(number, call)| match call {
+            Call::Update { member, .. } => Some((number, member.state)),
+            _ => None,
+        });
+        let states: Vec<(u64, MemberState)> = states.collect();
+        for (number, _) in &states {
+            one.step(Input::Answer(*number, Some(Answer::Txn(true))));
+        }
+        states.last().map(|(_, state)| *state)
+    };
+    let seen = |one: &mut One, state| {
+        let bytes = member("a", 3, state).to_bytes();
+        let own = stored(Some(13), 30, bytes);
+        one.step(Input::Change(Change::Node("a".into(), Some(own))));
+    };
+    one.step(Input::Stay);
+    assert_eq!(declared(&mut one), None);
+    one.step(Input::Drain);
+    assert_eq!(declared(&mut one), Some(MemberState::Draining));
+    seen(&mut one, MemberState::Draining);
+    one.step(Input::Stay);
+    assert_eq!(declared(&mut one), Some(MemberState::Up));
+}
+
+#[test]
+fn only_who_plans_tells_what_there_is_to_move() {
+    let mut one = One::joined();
+    assert_eq!(one.agent.outlook(Mono(one.now)), None);
+    one.step(Input::Change(Change::Leader(Some(stored(
+        Some(13),
+        20,
+        b"3".to_vec(),
+    )))));
+    let outlook = one.agent.outlook(Mono(one.now)).unwrap();
+    assert_eq!(outlook.moving, 0);
+    assert_eq!(outlook.shares.1, 3);
+    assert!(
+        outlook.is_waiting,
+        "it has been in contact for a moment only"
+    );
+}
+
+#[test]
 fn it_tells_how_others_look_from_here() {
     let mut one = One::joined();
     let signs = |one: &mut One| {

@@ -254,6 +254,11 @@ impl Driver {
                 self.look_again();
             }
             Command::Drain => self.step(Input::Drain),
+            Command::Stay => self.step(Input::Stay),
+            Command::Look(tell) => {
+                // Whoever asked may have gone.
+                let _ = tell.send(self.agent.outlook(now()));
+            }
             Command::Leave => self.step(Input::Leave),
             Command::Stop => {
                 self.over();

@@ -17,7 +17,7 @@ mod driver;
 mod preflight;
 mod view;
 
-use crate::agent::Config;
+use crate::agent::{Config, Outlook};
 use crate::etcd::{Client, EtcdError, Figures};
 use crate::id::{Epoch, Incarnation, Shard};
 use crate::link::Links;
@@ -96,6 +96,8 @@ pub struct Status {
 enum Command {
     Ready,
     Drain,
+    Stay,
+    Look(std::sync::mpsc::Sender<Option<Outlook>>),
     Leave,
     Stop,
 }
@@ -188,6 +190,20 @@ impl Membership {
     /// It shall give its shards away; the maps tell how far that is.
     pub fn drain(&self) {
         let _ = self.commands.send(Command::Drain);
+    }
+
+    /// It shall keep them after all, and gets its share again.
+    pub fn stay(&self) {
+        let _ = self.commands.send(Command::Stay);
+    }
+
+    /// Has the planner plan anew; what there is to do. `None`: this node does not plan, or does not
+    /// answer for a second. Blocks.
+    #[must_use]
+    pub fn outlook(&self) -> Option<Outlook> {
+        let (tell, told) = std::sync::mpsc::channel();
+        let _ = self.commands.send(Command::Look(tell));
+        told.recv_timeout(std::time::Duration::from_secs(1)).ok()?
     }
 
     /// It holds none any more, or shall wait no longer: its lease is given back.

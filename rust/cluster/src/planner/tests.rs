@@ -98,8 +98,17 @@ fn a_draining_node_gives_its_shards_away_in_steps() {
         settled: &|_, _| false,
     };
     assert_eq!(plan(&stuck, &Policy::default()), None);
-    let (last, _) = settle(first, &members);
+    assert_eq!(
+        moving(&stuck, &Policy::default()),
+        map.count(Incarnation(1))
+    );
+    let (last, _) = settle(first.clone(), &members);
     assert_eq!(last.count(Incarnation(1)), 0);
+    let done = Situation {
+        previous: Some(&last),
+        ..stuck
+    };
+    assert_eq!(moving(&done, &Policy::default()), 0);
 }
 
 #[test]

@@ -221,6 +221,11 @@ impl Mesh {
         self.is_draining.store(true, Ordering::Release);
     }
 
+    /// They do.
+    pub(crate) fn open_doors(&self) {
+        self.is_draining.store(false, Ordering::Release);
+    }
+
     /// Whether sessions may be bound here: it is in the cluster, and does not leave it.
     pub(crate) fn takes_sessions(&self) -> bool {
         self.me() != 0 && !self.is_draining.load(Ordering::Acquire)
