@@ -13,7 +13,7 @@ use antiphon_xmpp::stream::{Framing, Outgoing};
 use cluster::{Client, Cluster, bodies, same};
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use world::{expect, jid, read, until};
 
 /// A client's connection: what it wrote down of its stream.
@@ -378,4 +378,17 @@ async fn a_session_whose_node_is_dead_is_not_found_and_its_address_is_free() {
     let sender = cluster.online(29, 3, "s").await;
     sender.message(user, "hello");
     expect(&again.session, "hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_a_node_that_nobody_can_replace_is_not_waited_for() {
+    let cluster = Cluster::new(30).await;
+    let user = cluster.user_of(2);
+    let (_client, id) = resumable(&cluster, user, 2, "r").await;
+    cluster.kill(2).await;
+    cluster.wires.cut_off.lock().insert(2);
+    let begun = Instant::now();
+    let resumed = resume(&cluster, user, 1, &id, 0).await;
+    assert!(matches!(resumed, Err(ResumeFailed::Failed { .. })));
+    assert!(begun.elapsed() < Duration::from_secs(5));
 }

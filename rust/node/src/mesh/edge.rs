@@ -34,7 +34,7 @@ fn asks(stanza: &Stanza) -> bool {
 
 impl Mesh {
     /// Whether the home of a shard is cut off from here, and stays so until etcd is back.
-    fn is_cut_off(&self, shard: u16) -> bool {
+    pub(super) fn is_cut_off(&self, shard: u16) -> bool {
         match self.homes.home(shard) {
             Home::Node(node) => self.links.is_cut_off(node),
             Home::Here | Home::Unknown => false,

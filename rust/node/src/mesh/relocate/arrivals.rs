@@ -143,8 +143,13 @@ impl Node {
                 Err(None)
             };
         }
+        let goes_to = goes_to.flatten();
+        if goes_to.is_none() && mesh.is_cut_off(shard_of(account.as_str())) {
+            // Nobody else knows where it is.
+            return Err(None);
+        }
         let (to, arrived) = self.expect_arrival(&mesh, &wanted).ok_or(None)?;
-        match goes_to.flatten() {
+        match goes_to {
             Some(other) => {
                 self.asked(&mesh, to.number, vec![other.node]);
                 if !self.fetch_from(&mesh, other.node, wanted, to) {
