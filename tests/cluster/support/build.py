@@ -2,8 +2,8 @@
 """Another build of this repository, for nodes of two versions in one cluster (R2).
 
 `python -m cluster.support.build [COMMIT]` builds it if need be and prints its folder, for the variable
-`ANTIPHON_OTHER_BUILD`. Without a commit: the last one before the latest that changed what nodes say
-to each other.
+`ANTIPHON_OTHER_BUILD`. Without a commit: the last tag, or where there is none the commit before the
+latest that changed what nodes say to each other.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ FOLDER = ROOT / ".cache" / "other-build"
 LIBRARY = "lib_core.so"
 
 
-def before_the_latest_change() -> str:
-    """The commit before the latest that changed what nodes say. Raises `CalledProcessError`."""
+def former() -> str:
+    """The last release, else the commit before the latest that changed what nodes say. Raises
+    `CalledProcessError`."""
+    tags = _git("tag", "--list", "--merged", "HEAD^", "--sort=-creatordate", "v*").decode().split()
+    if tags:
+        return tags[0]
     latest = _git("log", "-1", "--format=%H", "--", *SPOKEN).decode().strip()
     return _git("rev-parse", "--short=12", f"{latest}^").decode().strip()
 
@@ -41,7 +45,7 @@ def other_build(commit: str = "") -> Path:
 
     Raises `CalledProcessError` where it cannot be built.
     """
-    name = commit or before_the_latest_change()
+    name = commit or former()
     folder = FOLDER / name
     library = folder / "python" / "antiphon" / "_core.abi3.so"
     if library.exists():
