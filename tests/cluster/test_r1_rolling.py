@@ -99,6 +99,7 @@ async def test_r2_two_versions_beside_each_other_pass_k1_and_a_rolling_upgrade(s
         async with under_load(site, always_resume=True) as trial:
             await restart(site, site["a"], version=other, build=build)
             await trial.load.all_in()
+            assert build is None or site["a"].has_open(build), "a does not run the other build"
             versions = _versions(site)
             assert len(set(versions.values())) == 2, f"versions are {versions}"
             for name in ("b", "c"):

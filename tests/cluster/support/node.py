@@ -262,6 +262,11 @@ class Node:
         text = Path(f"/proc/{self.process.pid}/statm").read_text()
         return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def has_open(self, folder: Path) -> bool:
+        """Whether its process runs code below a folder."""
+        assert self.process is not None
+        return f"{folder}/" in Path(f"/proc/{self.process.pid}/maps").read_text()
+
     # -- what it says ----------------------------------------------------
     @property
     def log_file(self) -> Path:
