@@ -224,7 +224,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def loads(run: Run, stand: Stand, wanted: set[str]) -> None:
-    """What both stands are measured by."""
+    """What both stands are measured by, once."""
     each = ["--seconds", str(run.seconds), "--warmup", "2"]
 
     def messages() -> None:
@@ -245,13 +245,26 @@ def loads(run: Run, stand: Stand, wanted: set[str]) -> None:
         result = stand.load("login", "--users", "200", "--window", "32", *each, load=LOAD)
         run.note("login", stand, _cost(result))
 
-    for _ in range(run.repetitions):
-        if "msg" in wanted:
-            run.tried("msg", messages)
-        if wanted & {"p50", "p99"}:
-            run.tried("latency", latency)
-        if "login" in wanted:
-            run.tried("login", logins)
+    if "msg" in wanted:
+        run.tried("msg", messages)
+    if wanted & {"p50", "p99"}:
+        run.tried("latency", latency)
+    if "login" in wanted:
+        run.tried("login", logins)
+
+
+def in_turn(run: Run, wanted: set[str]) -> None:
+    """Both stands at once, loaded in turn: what else the machine does meets both."""
+    with Alone() as alone, Three() as three:
+        for _ in range(run.repetitions):
+            for row in ("msg", "p50", "login"):
+                for stand in (alone, three):
+                    loads(run, stand, _asked(row, wanted))
+
+
+def _asked(row: str, wanted: set[str]) -> set[str]:
+    """Those of a row's figures that are wanted."""
+    return wanted & ({"p50", "p99"} if row == "p50" else {row})
 
 
 def idle(run: Run, stand: Stand) -> None:
@@ -315,11 +328,12 @@ def _cost(result: Result) -> float:
 
 def measure(run: Run, wanted: set[str]) -> None:
     """Every row that was asked for."""
-    for kind in (Alone, Three):
-        say(f"cluster: {kind.label}")
-        with kind() as stand:
-            loads(run, stand, wanted)
-        if "idle" in wanted:
+    if wanted & {"msg", "p50", "p99", "login"}:
+        say("cluster: one node and three, in turn")
+        in_turn(run, wanted)
+    if "idle" in wanted:
+        for kind in (Alone, Three):
+            say(f"cluster: {kind.label}, idle")
             with kind() as stand:
                 idle(run, stand)
     if wanted & {"etcd-idle", "etcd-busy", "kill", "drain"}:

@@ -53,7 +53,7 @@ pub const UNIT_BYTES_MAX: usize = 1 << 20;
 const NOTES_MAX: usize = 64;
 /// What may wait for company goes so long after what went before it: a frame costs a node many
 /// times what a unit in it does.
-const UNIT_PATIENCE: Duration = Duration::from_millis(5);
+const UNIT_PATIENCE: Duration = Duration::from_millis(10);
 /// The same for words that nobody waits for. A shard that moves waits for them.
 const WORD_PATIENCE: Duration = Duration::from_millis(20);
 /// Smallest window that takes every unit.
@@ -365,7 +365,7 @@ impl Links {
     }
 
     /// As [`Links::send_reserved`], for what has a few milliseconds: on a busy link it goes with
-    /// whatever goes next, 5 ms later at most. The order is kept.
+    /// whatever goes next, 10 ms later at most. The order is kept.
     ///
     /// # Errors
     /// [`SendError::Unknown`] or [`SendError::TooLarge`].
