@@ -332,10 +332,11 @@ def measure(run: Run, wanted: set[str]) -> None:
         say("cluster: one node and three, in turn")
         in_turn(run, wanted)
     if "idle" in wanted:
-        for kind in (Alone, Three):
-            say(f"cluster: {kind.label}, idle")
-            with kind() as stand:
-                idle(run, stand)
+        say("cluster: idle sessions")
+        for _ in range(run.repetitions):
+            for kind in (Alone, Three):
+                with kind() as stand:
+                    idle(run, stand)
     if wanted & {"etcd-idle", "etcd-busy", "kill", "drain"}:
         with Three() as three:
             only_three(run, three, wanted)

@@ -70,6 +70,11 @@ def hop_us(inputs: Inputs, units_per_s: float) -> float:
     return inputs["unit_us"] + inputs["frame_us"] / (1.0 + units_per_s * inputs["turn_s"])
 
 
+def login_us(inputs: Inputs, nodes: int) -> float:
+    """CPU of a login, its way to its home with it."""
+    return inputs["login_us"] + hops(nodes) * inputs["login_hop_us"]
+
+
 def relay_units_per_s(inputs: Inputs, sessions: int, nodes: int) -> float:
     """Stanzas that all nodes together send to each other, in the busy hour."""
     stanzas = inputs["messages_per_s"] * (1 + inputs["small_stanzas"]) * hops(nodes)
@@ -91,7 +96,7 @@ def session_us_per_s(inputs: Inputs, sessions: int, nodes: int) -> float:
     small = messages * inputs["small_stanzas"] * (inputs["stanza_us"] + relay)
     deliveries = inputs["presence_per_h"] / HOUR_S * inputs["contacts_online"]
     presence = deliveries * (inputs["presence_us"] + relay * (HOPS - 1) / HOPS)
-    logins = inputs["logins_per_h"] / HOUR_S * (inputs["login_us"] + inputs["announce_us"])
+    logins = inputs["logins_per_h"] / HOUR_S * login_us(inputs, nodes)
     return kept + small + presence + logins
 
 
@@ -146,7 +151,7 @@ def _sized(inputs: Inputs, sessions: int, nodes: int, bound_by: str) -> Sizing:
     left = nodes - 1
     # Half of what is idle, so that those who are in do not notice.
     spare = max(0.0, inputs["processors"] - busy * nodes / left) / 2
-    lost_cpu_s = each * inputs["login_us"] / 1e6
+    lost_cpu_s = each * login_us(inputs, nodes) / 1e6
     announced = each * (left / nodes)  # sessions of its users, on the others
     rebuild_cpu_s = announced * inputs["announce_us"] / 1e6
     messages = sessions * inputs["messages_per_s"]

@@ -119,7 +119,7 @@ def checks(inputs: Inputs, path: Path, nodes: int = 3) -> list[Check]:
         predicted = row[0] + inputs["registry_kib"]
         found.append(Check("memory of an idle session on three nodes, KiB", predicted, row[1]))
     if row := _whole(run, "login"):
-        predicted = row[0] + inputs["announce_us"] + hops(nodes) * inputs["unit_us"]
+        predicted = row[0] + hops(nodes) * inputs["login_hop_us"]
         found.append(Check("CPU of a login on three nodes, µs", predicted, row[1]))
     if "kill" in run and run["kill"]["three"]:
         found.append(
