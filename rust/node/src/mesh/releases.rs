@@ -103,6 +103,8 @@ impl Node {
                     .done(brought.peer, Class::Stanza, brought.number, outcome);
             }
             mesh.proxies.leave(id);
+            // What was taken out of it before is sent before this.
+            let _outbox = foreign.outbox.lock();
             for unit in self.last_of_proxy(foreign) {
                 // A node that is gone needs it no more.
                 let _ = mesh.give(&foreign.session, unit);
