@@ -242,7 +242,9 @@ def loads(run: Run, stand: Stand, wanted: set[str]) -> None:
         run.note("p99", stand, result["latency_ms"]["p99"])
 
     def logins() -> None:
-        result = stand.load("login", "--users", "200", "--window", "32", *each, load=LOAD)
+        # As many at a time as keep three nodes busy: a node that idles between two logins pays for
+        # falling asleep with each.
+        result = stand.load("login", "--users", "300", "--window", "96", *each, load=LOAD)
         run.note("login", stand, _cost(result))
 
     if "msg" in wanted:
