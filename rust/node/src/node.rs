@@ -514,8 +514,13 @@ impl Node {
         stanzas: Vec<(u64, Stanza)>,
     ) {
         let now_ms = self.now();
+        let full = jid.clone();
         let job =
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+                let was_told = user.as_ref().map_or(true, |user| user.was_told(id));
+                if was_told && let Some(mesh) = node.mesh.as_deref() {
+                    mesh.tell_shadow_end(id, &full);
+                }
                 if let Ok(user) = user {
                     let live = node.live.load();
                     if is_confirmed {
@@ -525,9 +530,6 @@ impl Node {
                     user.undelivered(stanzas, now_ms, &live.policy, fx);
                 }
             };
-        if let Some(mesh) = self.mesh.as_deref() {
-            mesh.tell_shadow_end(id, jid);
-        }
         // An entity with a session is always in memory, so nothing waits here; and nobody refuses,
         // also while its shard comes or goes.
         let guard = self.keep_shard(jid.bare_str());

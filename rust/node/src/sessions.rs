@@ -2,10 +2,11 @@
 
 use antiphon_net::session::Session;
 use antiphon_routing::SessionId;
+use antiphon_routing::user::NEW_KEEPSAKE;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
 const LOCKS: usize = 64;
 /// Ended sessions whose `h` is still known, for `<failed h=…/>`.
@@ -98,6 +99,12 @@ impl Sessions {
         if let Some(entry) = self.slice(number).write().get_mut(&number) {
             entry.keepsake = Some(keepsake);
         }
+    }
+
+    /// Notes that the entity of a session knows no more of it than that it is bound.
+    pub fn keep_new(&self, number: u64) {
+        static NEW: LazyLock<Arc<[u8]>> = LazyLock::new(|| Arc::new(NEW_KEEPSAKE));
+        self.keep(number, Arc::clone(&NEW));
     }
 
     /// Notes the last message that another node gave a session.

@@ -303,6 +303,33 @@ async fn a_session_is_known_at_its_new_home_as_it_was() {
     .await;
 }
 
+/// Its home says nothing of it that its edge does not know by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_has_only_been_bound_is_known_at_its_next_homes() {
+    let mut cluster = Cluster::new(30).await;
+    let user = cluster.user_of(1);
+    let edges = [1, 2, 3];
+    let mut clients = Vec::new();
+    for edge in edges {
+        clients.push(cluster.bind(user, edge, &format!("r{edge}")).await);
+    }
+    // One home hands it over, the next dies.
+    cluster.take_shards(1);
+    cluster.settle().await;
+    let second = cluster.home_of(user);
+    cluster.kill(second).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    cluster.take_shards(second);
+    cluster.settle().await;
+    for (edge, client) in edges.iter().zip(&clients).filter(|(e, _)| **e != second) {
+        client.send("<presence/>");
+        expect(&client.session, &format!("/r{edge}'")).await;
+        client.message(user, &format!("from {edge}"));
+        expect(&client.session, &format!("from {edge}")).await;
+        assert!(!client.session.is_closed());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_a_node_that_is_killed_are_over() {
     let mut cluster = Cluster::new(30).await;

@@ -69,7 +69,8 @@ impl Node {
                 session,
                 jid,
                 is_temporary,
-            } => self.bind_from_edge(mesh, peer, session, jid, is_temporary),
+                knows_new,
+            } => self.bind_from_edge(mesh, id_at(peer, session), jid, (is_temporary, knows_new)),
             Unit::End {
                 session,
                 jid,
@@ -92,6 +93,10 @@ impl Node {
                 text,
             } => self.closed_by_home(mesh, session, condition, text),
             Unit::Bound { session, refused } => {
+                if refused.is_none() {
+                    // More is said if it becomes more.
+                    self.sessions.keep_new(session);
+                }
                 if let Some(answer) = mesh.binds.lock().remove(&session) {
                     // Whoever asked may have gone.
                     let _ = answer.send(refused);

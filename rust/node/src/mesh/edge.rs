@@ -133,6 +133,7 @@ impl Node {
             session: number,
             jid: session.jid.clone(),
             is_temporary,
+            knows_new: true,
         };
         let sent = self.to_home(&mesh, (shard, None), unit.pack_for(shard), Awaited::Nobody);
         let bound = match sent {

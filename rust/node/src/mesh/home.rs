@@ -175,18 +175,16 @@ impl Node {
     pub(super) fn bind_from_edge(
         self: &Arc<Self>,
         mesh: &Mesh,
-        peer: u32,
-        number: u64,
+        id: SessionId,
         jid: Jid,
-        is_temporary: bool,
+        (is_temporary, knows_new): (bool, bool),
     ) {
-        let id = SessionId { node: peer, number };
         let account = jid.bare();
         if is_temporary {
             self.make_temporary(&account);
         }
-        if peer != mesh.me() {
-            let Some(peer) = self.peer(mesh, peer) else {
+        if id.node != mesh.me() {
+            let Some(peer) = self.peer(mesh, id.node) else {
                 return;
             };
             mesh.proxies
@@ -195,7 +193,13 @@ impl Node {
         let job =
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
                 let result = match user {
-                    Ok(user) => user.bind(id, &jid, &node.live.load().policy, fx),
+                    Ok(user) => {
+                        let result = user.bind(id, &jid, &node.live.load().policy, fx);
+                        if !knows_new {
+                            user.tell_again(id);
+                        }
+                        result
+                    }
                     Err(error) => Err(crate::node::store_error(error)),
                 };
                 node.bound(id, result);

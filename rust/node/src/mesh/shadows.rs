@@ -98,6 +98,7 @@ impl Mesh {
     fn tell_shadow_all(&self, user: &User) {
         for (id, jid) in user.sessions() {
             if id.node == self.me()
+                && user.was_told(id)
                 && let Some(keepsake) = user.keepsake(id)
             {
                 self.tell_shadow(id, &jid, &keepsake);

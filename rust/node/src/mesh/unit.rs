@@ -84,6 +84,8 @@ pub(crate) enum Unit<'a> {
         jid: Jid,
         /// The account lives as long as the session.
         is_temporary: bool,
+        /// The node of its socket knows by itself what is known of a new session.
+        knows_new: bool,
     },
     /// To its home: a session is over; with what it never confirmed.
     End {
@@ -363,10 +365,12 @@ impl Unit<'_> {
                 session,
                 jid,
                 is_temporary,
+                knows_new,
             } => {
                 out.extend([BIND, low, high, 0, 0, 0, 0, u8::from(*is_temporary)]);
                 put_number(*session, &mut out);
                 put_jid(jid, &mut out);
+                out.push(u8::from(*knows_new));
             }
             Self::End {
                 session,
@@ -594,6 +598,8 @@ impl<'a> Unit<'a> {
                     session: from.number()?,
                     jid: from.jid()?,
                     is_temporary,
+                    // Earlier versions do not say it.
+                    knows_new: !from.is_empty() && from.byte()? != 0,
                 }
             }
             END => {

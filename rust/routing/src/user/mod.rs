@@ -22,7 +22,7 @@ use antiphon_xmpp::stream::StreamCondition;
 use antiphon_xmpp::{Element, Jid, StanzaCondition, StanzaKind};
 use archive::Archive;
 use blocking::BlockList;
-pub use moving::Rebound;
+pub use moving::{NEW_KEEPSAKE, Rebound};
 use offline::{Backlog, Reading};
 use presence::Available;
 use roster::Roster;
@@ -266,6 +266,8 @@ struct Session {
     wants_blocks: bool,
     /// What is known of it is new to the node that holds its socket.
     is_changed: bool,
+    /// Another node has been told of it, see [`User::take_changed`].
+    is_told: bool,
 }
 
 impl Session {
@@ -276,6 +278,12 @@ impl Session {
 
     fn has_carbons(&self) -> bool {
         self.carbons_since_ms != u64::MAX
+    }
+
+    /// Whether it is as it was when it was bound: its keepsake is [`NEW_KEEPSAKE`].
+    fn is_new(&self) -> bool {
+        let wants_nothing = !self.is_interested && !self.wants_blocks && !self.has_carbons();
+        wants_nothing && self.presence.is_none() && self.directed.is_empty()
     }
 }
 
@@ -412,8 +420,8 @@ impl User {
             is_interested: false,
             wants_blocks: false,
             is_changed: false,
+            is_told: false,
         });
-        self.note_change(self.sessions.len() - 1);
         Ok(())
     }
 

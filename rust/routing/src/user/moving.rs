@@ -14,6 +14,10 @@ const WANTS_BLOCKS: u8 = 1 << 1;
 const AVAILABLE: u8 = 1 << 2;
 const STAMPED: u8 = 1 << 3;
 
+/// What [`User::keepsake`] says of a session that has only been bound: all that a node need know
+/// that holds its socket, and it knows that by itself.
+pub const NEW_KEEPSAKE: [u8; 3] = [0; 3];
+
 /// For how many directed presences there may be; more were refused when they were sent.
 const DIRECTED_MAX: usize = 1_000_000;
 
@@ -105,7 +109,7 @@ impl User {
             return true;
         }
         self.sessions[at].id = new;
-        self.note_change(at);
+        self.tell_again(new);
         if self.is_reading(at) {
             // The page that is on its way finds nobody.
             let mut t = Turn {
@@ -182,11 +186,33 @@ impl User {
         sessions.map(|s| (s.id, s.jid.clone())).collect()
     }
 
-    /// The sessions that the entity knows something new of since this was last asked.
+    /// The sessions that the entity knows something new of since this was last asked; not those
+    /// that are [`NEW_KEEPSAKE`] still, of which many a session never becomes more. They count as
+    /// told.
     pub fn take_changed(&mut self) -> impl Iterator<Item = SessionId> + '_ {
         let has_changed = std::mem::take(&mut self.has_changed);
         let sessions = self.sessions.iter_mut().filter(move |_| has_changed);
-        sessions.filter_map(|s| std::mem::take(&mut s.is_changed).then_some(s.id))
+        sessions.filter_map(|s| {
+            let is_news = std::mem::take(&mut s.is_changed) && (s.is_told || !s.is_new());
+            s.is_told |= is_news;
+            is_news.then_some(s.id)
+        })
+    }
+
+    /// Whether another node may have been told of a session.
+    #[must_use]
+    pub fn was_told(&self, session: SessionId) -> bool {
+        self.index(session)
+            .is_none_or(|at| self.sessions[at].is_told)
+    }
+
+    /// Has [`User::take_changed`] name a session, whatever is known of it: the node that holds its
+    /// socket knows nothing yet.
+    pub fn tell_again(&mut self, session: SessionId) {
+        if let Some(at) = self.index(session) {
+            self.sessions[at].is_told = true;
+            self.note_change(at);
+        }
     }
 
     /// Notes that a session's keepsake is another one now.
@@ -247,5 +273,6 @@ fn read(id: SessionId, jid: &Jid, keepsake: &[u8]) -> Result<Session, Unreadable
         is_interested: flags & INTERESTED != 0,
         wants_blocks: flags & WANTS_BLOCKS != 0,
         is_changed: false,
+        is_told: true,
     })
 }

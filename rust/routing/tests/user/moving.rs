@@ -4,7 +4,7 @@ use crate::support::*;
 use antiphon_routing::effect::Effects;
 use antiphon_routing::session::SessionId;
 use antiphon_routing::store::{OfflineRecord, UserRecord};
-use antiphon_routing::user::Rebound;
+use antiphon_routing::user::{NEW_KEEPSAKE, Rebound};
 
 const ROMEO: &str = "romeo@montague.example/orchard";
 
@@ -121,4 +121,27 @@ fn an_entity_elsewhere_knows_a_session_as_the_former_one_did() {
         rebind(&mut nobody, id(1), &keepsake),
         Ok(Rebound::NoAccount)
     );
+}
+
+#[test]
+fn nobody_is_told_of_a_session_before_there_is_more_to_it_than_its_address() {
+    let mut world = World::with_sessions(UserRecord::default(), &[None]);
+    let told = |world: &mut World| world.user.take_changed().collect::<Vec<SessionId>>();
+    assert_eq!(world.user.keepsake(id(1)), Some(NEW_KEEPSAKE.to_vec()));
+    assert_eq!(told(&mut world), []);
+    assert!(!world.user.was_told(id(1)));
+    world.send(1, "<presence/>");
+    assert_eq!(told(&mut world), [id(1)]);
+    assert_eq!(told(&mut world), []);
+    // As it was at first; but by now somebody knows it otherwise.
+    world.send(1, "<presence type='unavailable'/>");
+    assert_eq!(world.user.keepsake(id(1)), Some(NEW_KEEPSAKE.to_vec()));
+    assert_eq!(told(&mut world), [id(1)]);
+    assert!(world.user.was_told(id(1)));
+    // Unless its node knows not even that.
+    let mut world = World::with_sessions(UserRecord::default(), &[None]);
+    world.user.tell_again(id(1));
+    assert_eq!(told(&mut world), [id(1)]);
+    // Of one that is not here it is not known.
+    assert!(world.user.was_told(id(9)));
 }

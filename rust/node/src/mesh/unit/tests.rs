@@ -25,6 +25,7 @@ fn every_kind_for_a_home_comes_out_as_it_went_in() {
             session: SESSION,
             jid: jid(),
             is_temporary: true,
+            knows_new: true,
         },
         Unit::End {
             session: SESSION,
@@ -59,6 +60,29 @@ fn every_kind_for_a_home_comes_out_as_it_went_in() {
         assert_eq!(head_of(&again), Some((4095, 77)));
         assert_eq!(Unit::unpack(&again), Ok(unit));
     }
+}
+
+#[test]
+fn a_login_by_an_earlier_version_knows_nothing_of_a_new_session() {
+    let unit = Unit::Bind {
+        session: SESSION,
+        jid: jid(),
+        is_temporary: false,
+        knows_new: true,
+    };
+    let mut bytes = unit.pack_for(1).to_vec();
+    bytes.pop();
+    let unpacked = Unit::unpack(&bytes);
+    assert!(
+        matches!(
+            unpacked,
+            Ok(Unit::Bind {
+                knows_new: false,
+                ..
+            })
+        ),
+        "{unpacked:?}"
+    );
 }
 
 #[test]
