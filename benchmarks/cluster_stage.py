@@ -22,7 +22,7 @@ from bench.server import ServerError  # noqa: E402
 from bench.targets import Result  # noqa: E402
 
 from cluster.support.network import Loopback  # noqa: E402
-from cluster.support.node import CLIENTS, DOMAIN, Node, Wiring  # noqa: E402
+from cluster.support.node import CLIENTS, CLIENTS_TLS, DOMAIN, Node, Wiring  # noqa: E402
 from cluster.support.site import Site, Unsettled  # noqa: E402
 from support.antiphon import Table  # noqa: E402
 from support.cassandra import Cassandra, CassandraFailed, CassandraMissing, Settings  # noqa: E402
@@ -80,6 +80,11 @@ class Stand(ABC):
     def addresses(self) -> list[str]:
         """Where clients connect."""
         return [f"{node.place.address}:{CLIENTS}" for node in self.nodes]
+
+    @property
+    def direct(self) -> list[str]:
+        """Where they connect with direct TLS."""
+        return [f"{node.place.address}:{CLIENTS_TLS}" for node in self.nodes]
 
     @property
     def pids(self) -> list[int]:

@@ -26,7 +26,7 @@ LOADS = 40
 """How many loads one site can bear, each with users of a domain of its own."""
 DOMAINS = (DOMAIN, *(f"load{n}.example" for n in range(LOADS)))
 CLUSTER = "chaos"
-CLIENTS, LINKS, CONTROL, HTTP = 5222, 5270, 5271, 5280
+CLIENTS, CLIENTS_TLS, LINKS, CONTROL, HTTP = 5222, 5223, 5270, 5271, 5280
 
 SHARED = ("cluster", "storage")
 """Sections that a node has for the sake of others."""
@@ -131,6 +131,7 @@ class Node:
         listeners = [
             {"kind": "c2s", "address": f"{self.place.address}:{CLIENTS}", "tls": "none"},
             {"kind": "http", "address": f"{self.place.address}:{HTTP}", "tls": "none"},
+            {"kind": "c2s", "address": f"{self.place.address}:{CLIENTS_TLS}", "tls": "direct"},
             {"kind": "cluster", "address": f"{self.place.address}:{LINKS}"},
         ]
         listeners[1]["paths"] = ("/livez", "/readyz", "/metrics")  # type: ignore[assignment]
