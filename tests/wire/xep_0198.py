@@ -476,6 +476,16 @@ async def test_iq_answered_across_a_resumption(clients: Clients, romeo: Client) 
 # -- the end of the time -----------------------------------------------------------------
 
 
+@pytest.mark.ours("node.resume_location")
+@pytest.mark.settings(node={"resume_location": "a.example.org:5223"})
+async def test_enabled_says_where_to_resume(clients: Clients) -> None:
+    # XEP-0198 #enable: location, where resumption is possible at all
+    client = await clients.bound()
+    assert (await client.sm_enable()).get("location") == "a.example.org:5223"
+    other = await clients.bound()
+    assert (await other.sm_enable(resume=None)).get("location") is None
+
+
 @pytest.mark.ours("sm_resume_seconds")
 @pytest.mark.settings(limits={"sm_resume_seconds": 1})
 async def test_expired_session_ends_unavailable_and_its_messages_are_kept(

@@ -161,6 +161,7 @@ class CoreConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     handlers: tuple[CoreHandler, ...]
     modules: dict[str, bool]
     archive: CoreArchive
+    resume_location: str | None = None
     cluster: CoreCluster | None = None
 
 
@@ -201,6 +202,7 @@ def core_config(
         handlers=tuple(handlers),
         modules=dict(modules),
         archive=CoreArchive(**msgspec.structs.asdict(config.archive)),
+        resume_location=config.node.resume_location,
         cluster=None if is_offline else core_cluster(config),
     )
 

@@ -27,6 +27,7 @@ _SAMPLES: Mapping[str, object] = {
     "admins": ["admin@localhost"],
     "node.name": "a",
     "node.zone": "zone-1",
+    "node.resume_location": "a.example.org:5222",
     "cluster.advertise": "a.nodes.example",
     "tls.certificate": "cert.pem",
     "tls.key": "key.pem",

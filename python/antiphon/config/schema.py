@@ -61,6 +61,18 @@ class Node(Section, frozen=True, kw_only=True):
             extra={"rule": "letters, digits, . - and _, at most 63"},
         ),
     ] = None
+    resume_location: Annotated[
+        Annotated[
+            str, Meta(pattern=r"^([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?$")
+        ]
+        | None,
+        Meta(
+            description="Where clients are told to come first to resume a session of this node "
+            "(XEP-0198): an address that leads to this node alone. Left out: nothing is said, and "
+            "they resume on whatever node they reach.",
+            extra={"rule": "a host name or an IP address (IPv6 in [ ]), with or without a port"},
+        ),
+    ] = None
     worker_threads: Annotated[
         int, Meta(ge=0, le=1024, description="Threads of the core; 0: one for each processor.")
     ] = 0

@@ -272,7 +272,7 @@ impl Client {
             resume: id.is_some(),
             id,
             max,
-            location: None,
+            location: enabled.location,
         };
         self.stream.sm_enabled(Ok(enabled), &mut out);
         session.enable_sm(out);

@@ -28,6 +28,8 @@ pub enum Flow {
 pub struct Enabled {
     /// Resumption id and how long it is good for, seconds.
     pub resume: Option<(String, u32)>,
+    /// Where to come first for it.
+    pub location: Option<String>,
 }
 
 /// Why a stream could not be resumed (XEP-0198 #resumption).

@@ -38,6 +38,9 @@ pub struct NodeConfig {
     /// The message archive and the inbox.
     #[serde(default)]
     pub archive: Archive,
+    /// Where clients come first to resume a session of this node (XEP-0198 #enable).
+    #[serde(default)]
+    pub resume_location: Option<String>,
     /// The other nodes; none for a node that is alone.
     #[serde(default)]
     pub cluster: Option<Cluster>,

@@ -328,10 +328,14 @@ impl Gateway for NodeGateway {
     }
 
     fn sm_enable(&self, session: &Arc<Session>, resume: bool, max: Option<u32>) -> Enabled {
-        let limit = self.0.live.load().config.limits.sm_resume_seconds;
+        let live = self.0.live.load();
+        let limit = live.config.limits.sm_resume_seconds;
         let seconds = max.unwrap_or(limit).min(limit);
         if !resume || seconds == 0 {
-            return Enabled { resume: None };
+            return Enabled {
+                resume: None,
+                location: None,
+            };
         }
         let id = self.0.random_bytes();
         self.0
@@ -339,6 +343,7 @@ impl Gateway for NodeGateway {
             .enable(session.id, Resumable { id, seconds });
         Enabled {
             resume: Some((hex(&id), seconds)),
+            location: live.config.resume_location.clone(),
         }
     }
 

@@ -94,7 +94,10 @@ impl Gateway for Fake {
         later(iq)
     }
     fn sm_enable(&self, _: &Arc<Session>, _: bool, _: Option<u32>) -> Enabled {
-        Enabled { resume: None }
+        Enabled {
+            resume: None,
+            location: None,
+        }
     }
     fn sm_resume(
         &self,
