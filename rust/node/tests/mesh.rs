@@ -470,3 +470,50 @@ async fn what_a_dead_home_passed_on_is_known_when_its_shards_have_moved_on() {
     };
     sent_again(aside, 2).await;
 }
+
+/// A home has archived a message, and died before it said so: its recipient, who was on that node,
+/// has never seen it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_home_stored_and_nobody_saw_waits_for_the_next_session_in_its_place() {
+    let mut cluster = Cluster::new(30).await;
+    let (from, to) = (cluster.user_of(2), cluster.user_of(1));
+    let _lost = cluster.online(to, 1, "r").await;
+    let sender = cluster.online(from, 2, "s").await;
+    cluster.doors[&1].is_mute.store(true, Ordering::SeqCst);
+    sender.message(to, "first");
+    while cluster.archive(to).await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cluster.kill(1).await;
+    cluster.take_shards(1);
+    cluster.settle().await;
+    sender.message(to, "second");
+    sender.acked().await;
+    let again = cluster.bind(to, 3, "r").await;
+    again.send("<presence/>");
+    let text = expect(&again.session, "second").await;
+    assert_eq!(bodies(&text), ["first", "second"]);
+    assert_eq!(cluster.archive(to).await, ["first", "second"]);
+}
+
+/// As above, where the home's mark that it waits has reached the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_home_stored_to_wait_waits_once() {
+    let mut cluster = Cluster::new(30).await;
+    let (from, to) = (cluster.user_of(2), cluster.user_of(1));
+    let sender = cluster.online(from, 2, "s").await;
+    cluster.doors[&1].is_mute.store(true, Ordering::SeqCst);
+    sender.message(to, "first");
+    while cluster.archive(to).await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cluster.kill(1).await;
+    cluster.take_shards(1);
+    cluster.settle().await;
+    sender.message(to, "second");
+    sender.acked().await;
+    let again = cluster.bind(to, 3, "r").await;
+    again.send("<presence/>");
+    let text = expect(&again.session, "second").await;
+    assert_eq!(bodies(&text), ["first", "second"]);
+}

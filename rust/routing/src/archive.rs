@@ -166,6 +166,9 @@ impl Flags {
     pub const RETRACTED: Self = Self(1 << 4);
     /// A later message corrects it (XEP-0308): it is found by the correction's text.
     pub const SUPERSEDED: Self = Self(1 << 5);
+    /// It was stored to wait as an offline message as well. Rows of versions before this bit do not
+    /// say so.
+    pub const WAITED: Self = Self(1 << 6);
 
     /// Both.
     #[must_use]
@@ -349,6 +352,8 @@ pub struct Recent {
     pub dup: u64,
     /// Whether the owner sent it.
     pub is_out: bool,
+    /// Whether it was stored to wait as an offline message, too ([`Flags::WAITED`]).
+    pub has_waited: bool,
 }
 
 /// How many [`Recent`] messages an engine reads after an unclean end, at least; where nodes can die

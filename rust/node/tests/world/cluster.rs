@@ -159,6 +159,8 @@ impl Links for Wire {
 pub struct Door {
     pub inner: Arc<Sqlite>,
     pub is_dead: AtomicBool,
+    /// What is written is never called done.
+    pub is_mute: AtomicBool,
     pub on_the_way: Arc<AtomicU64>,
 }
 
@@ -178,9 +180,12 @@ impl Store for Door {
             return;
         }
         let count = Arc::clone(&self.on_the_way);
+        let is_mute = self.is_mute.load(Ordering::SeqCst);
         let done = move |result| {
             count.fetch_sub(1, Ordering::SeqCst);
-            done(result);
+            if !is_mute {
+                done(result);
+            }
         };
         self.inner.write(write, Box::new(done));
     }
@@ -280,6 +285,7 @@ impl Cluster {
         let door = || Door {
             inner: Arc::clone(&store),
             is_dead: AtomicBool::new(false),
+            is_mute: AtomicBool::new(false),
             on_the_way: Arc::default(),
         };
         let doors: HashMap<u32, Arc<Door>> = (1..=3).map(|me| (me, Arc::new(door()))).collect();

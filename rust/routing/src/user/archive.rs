@@ -340,7 +340,7 @@ impl User {
         let is_doubtful = stanza.uid & DOUBTFUL != 0;
         let uid = ArchiveId(stanza.uid & !(RESENT | DOUBTFUL));
         if let Some(known) = self.known(uid, dup, t.now_ms) {
-            return self.identified(stanza, known, t);
+            return self.identified(stanza, known.id, t);
         }
         // One that the sender's archive knows may have gone there under another uid, from a home
         // that died.
@@ -389,6 +389,31 @@ impl User {
         self.identified(stanza, shown, t)
     }
 
+    /// A message that a home stored which then died, with its place there, and whether it waits as an
+    /// offline message. Its sender's home brings it again since that one never called it done: then
+    /// whoever was here may not have got it, and the store, which has its record, makes no offline
+    /// message of it.
+    pub(super) fn left_behind(&self, stanza: &Stanza, t: &Turn) -> Option<Recent> {
+        let is_own = |from: &Jid| from.bare_str() == self.jid.as_str();
+        if !t.policy.clock.is_shared()
+            || stanza.uid & RESENT != 0
+            || stanza.from.as_ref().is_some_and(is_own)
+            || !self.is_archived_in(stanza, t)
+        {
+            return None;
+        }
+        let uid = ArchiveId(stanza.uid & !DOUBTFUL);
+        self.known(uid, dup_of(stanza), t.now_ms)
+    }
+
+    /// A message that a former home stored waits as an offline message from now on.
+    pub(super) fn note_waits(&mut self, id: ArchiveId) {
+        let past = self.archive.iter_mut().flat_map(|a| &mut a.past);
+        for recent in past.filter(|r| r.id == id) {
+            recent.has_waited = true;
+        }
+    }
+
     fn received_before(&self, dup: u64, uid: ArchiveId) -> Option<Received> {
         let received = &self.archive.as_ref()?.received;
         let is_fresh =
@@ -416,18 +441,18 @@ impl User {
         }
     }
 
-    /// The id of a received message that the store had when the last process died: by its uid, or,
-    /// where the sender's archive had not got that far, as the sender's would know it.
+    /// A received message that the store had when the last process died: by its uid, or, where the
+    /// sender's archive had not got that far, as the sender's would know it.
     /// The uid alone does not tell where more is known: nodes share it out in lanes, which may be
     /// dealt anew.
-    fn known(&self, uid: ArchiveId, dup: u64, now_ms: u64) -> Option<ArchiveId> {
+    fn known(&self, uid: ArchiveId, dup: u64, now_ms: u64) -> Option<Recent> {
         let past = &self.archive.as_ref()?.past;
         let is_it = |r: &&Recent| {
             let is_same = dup != 0 && r.dup == dup && is_fresh(dup, r.uid, now_ms);
             let is_its = uid.0 != 0 && r.uid == uid && (r.dup == dup || r.dup == 0);
             is_its || (!r.is_out && is_same)
         };
-        past.iter().find(is_it).map(|r| r.id)
+        past.iter().find(is_it).copied()
     }
 
     /// The message with its place in this archive (XEP-0359).
@@ -482,7 +507,10 @@ impl User {
             id,
             uid,
             peer: peer.clone(),
-            flags,
+            flags: match offline_at_ms {
+                Some(_) => flags.and(Flags::WAITED),
+                None => flags,
+            },
             mid: stanza.id.as_deref().map_or(0, id_hash),
             dup,
             stanza: stanza.to_bytes().into(),

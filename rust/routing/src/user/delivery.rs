@@ -99,7 +99,13 @@ impl User {
         if type_ == MessageType::Headline {
             return;
         }
-        if self.is_archived_in(&stanza, t) {
+        if let Some(known) = self.left_behind(&stanza, t) {
+            let stanza = self.identified(stanza, known.id, t);
+            if !known.has_waited {
+                self.wait_again(&stanza, known.id, t);
+            }
+            self.copy_received(&stanza, |_| false, t);
+        } else if self.is_archived_in(&stanza, t) {
             let waits = self.wait(&stanza, t).then_some(t.now_ms);
             let stanza = self.archive_received(stanza, waits, t);
             self.copy_received(&stanza, |_| false, t);

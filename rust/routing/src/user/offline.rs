@@ -184,6 +184,25 @@ impl User {
         waits
     }
 
+    /// As [`User::wait`] for one whose record is in the archive already, and does not say that it
+    /// waits: it does so with its content.
+    pub(super) fn wait_again(&mut self, stanza: &Stanza, id: ArchiveId, t: &mut Turn) {
+        if !self.wait(stanza, t) {
+            return;
+        }
+        self.note_waits(id);
+        let write = Write::OfflineAppend {
+            owner: self.jid.clone(),
+            at_ms: t.now_ms,
+            stanza: stanza.to_bytes().into(),
+        };
+        t.fx.local.push(Local::Store {
+            write,
+            origin: t.origin,
+            refused: None,
+        });
+    }
+
     /// The client has these messages from its archive: what of them waits is not handed out again.
     /// How many that are only the store knows.
     pub(super) fn seen(&mut self, from: ArchiveId, upto: ArchiveId, t: &mut Turn) {

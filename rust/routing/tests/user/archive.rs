@@ -426,6 +426,7 @@ fn what_a_dead_process_archived_is_known() {
         uid,
         dup,
         is_out,
+        has_waited: false,
     };
     let archive = ArchiveState {
         newest: uid,
@@ -473,6 +474,7 @@ fn what_only_the_recipients_archive_had_is_known_there() {
             uid,
             dup: archived(&first)[0].dup,
             is_out: false,
+            has_waited: false,
         }],
         ..ArchiveState::default()
     };
@@ -497,6 +499,63 @@ fn what_only_the_recipients_archive_had_is_known_there() {
         let out = on(record(), &[Some(0)]).receive(stanza);
         assert_eq!(archived(&out).len(), 1);
     }
+}
+
+#[test]
+fn what_a_dead_home_stored_for_nobody_waits_once() {
+    let uid = ArchiveId::first_of(999_999_999_000);
+    let again = |bits| Stanza {
+        uid: uid.0 | bits,
+        ..chat("<body>x</body>")
+    };
+    let taken_up = |has_waited| {
+        let recent = Recent {
+            id: uid,
+            uid,
+            dup: 0,
+            is_out: false,
+            has_waited,
+        };
+        let archive = ArchiveState {
+            newest: uid,
+            recent: vec![recent],
+            ..ArchiveState::default()
+        };
+        let record = UserRecord {
+            archive,
+            ..UserRecord::default()
+        };
+        let world = on(record, &[]);
+        world.policy.clock.take_lane(0);
+        world
+    };
+    let waits = |out: &Out| {
+        let mut appended = out.writes.iter().filter_map(|write| match write {
+            Write::OfflineAppend { stanza, .. } => Some(Stanza::from_bytes(stanza).unwrap()),
+            _ => None,
+        });
+        assert!(archived(out).is_empty());
+        appended.next()
+    };
+    // Nobody says that it waits: it does from now on, under its old id, and counts to its sender.
+    let mut world = taken_up(false);
+    let out = world.receive(again(DOUBTFUL));
+    assert_eq!(waits(&out).and_then(|s| place(&s)), Some(uid));
+    assert!(waits(&world.receive(again(0))).is_none());
+    // One that came and was called done is only sent again.
+    assert!(waits(&taken_up(false).receive(again(RESENT))).is_none());
+    // The former home has said that it waits.
+    assert!(waits(&taken_up(true).receive(again(0))).is_none());
+}
+
+#[test]
+fn a_record_says_that_its_message_waits() {
+    let flags = |priorities: &[Option<i8>]| {
+        let out = on(UserRecord::default(), priorities).receive(chat("<body>x</body>"));
+        archived(&out)[0].flags
+    };
+    assert!(flags(&[]).has(Flags::WAITED));
+    assert!(!flags(&[Some(0)]).has(Flags::WAITED));
 }
 
 /// One node of a cluster, and the messages that come from another.

@@ -469,12 +469,14 @@ impl State {
                 for row in rows.rows::<HeadRow<'_>>().map_err(Failure::answer)? {
                     let (id, _, flags, uid, dup) = row.map_err(Failure::answer)?;
                     let id = from_cql(id);
+                    let flags = read_flags(flags).0;
                     recent.push(Recent {
                         id: ArchiveId(id),
                         uid: ArchiveId(uid.map_or(id, from_cql)),
                         // Without, it is known by its uid alone.
                         dup: dup.map_or(0, i64::cast_unsigned),
-                        is_out: read_flags(flags).0.has(Flags::OUT),
+                        is_out: flags.has(Flags::OUT),
+                        has_waited: flags.has(Flags::WAITED),
                     });
                 }
                 Ok(ControlFlow::Continue(()))

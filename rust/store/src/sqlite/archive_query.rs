@@ -703,11 +703,13 @@ fn recent(db: &Connection, owner: i64, upto: i64) -> rusqlite::Result<Vec<Recent
          ORDER BY id DESC LIMIT ?4",
         (owner, upto.saturating_sub(day), upto, RECENT_MAX as i64),
         |row| {
+            let flags = Flags(row.get(3)?);
             Ok(Recent {
                 id: archive_id(row.get(0)?),
                 uid: archive_id(row.get(1)?),
                 dup: row.get::<_, i64>(2)?.cast_unsigned(),
-                is_out: Flags(row.get(3)?).has(Flags::OUT),
+                is_out: flags.has(Flags::OUT),
+                has_waited: flags.has(Flags::WAITED),
             })
         },
     )?;

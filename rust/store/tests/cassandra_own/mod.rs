@@ -51,7 +51,11 @@ fn a_death_loses_neither_counts_nor_what_was_sent() {
         } else {
             (JULIET, ROMEO)
         };
-        put(&*store, keep(&romeo, message(&romeo, from, to, n, "x"))).unwrap();
+        let mut message = message(&romeo, from, to, n, "x");
+        if n == 10 {
+            message.flags = message.flags.and(Flags::WAITED);
+        }
+        put(&*store, keep(&romeo, message)).unwrap();
         if n == 5 || n == 15 {
             let upto = Reference::Mid(id_hash(&format!("m{}", n - 1)));
             let (owner, peer) = (romeo.clone(), juliet.clone());
@@ -68,6 +72,7 @@ fn a_death_loses_neither_counts_nor_what_was_sent() {
         uid: at(10),
         dup: 11,
         is_out: true,
+        has_waited: true,
     };
     // What has no ids is known by its uid alone.
     let by_ids = archive.recent.iter().filter(|recent| recent.dup != 0);
