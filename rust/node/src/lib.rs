@@ -15,6 +15,7 @@ pub mod live;
 pub mod mesh;
 pub mod metrics;
 pub mod node;
+mod offline;
 pub mod requests;
 pub mod route;
 mod saving;

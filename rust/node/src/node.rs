@@ -22,7 +22,7 @@ use antiphon_net::session::{Sent, Session, Undelivered};
 use antiphon_routing::SessionId;
 use antiphon_routing::effect::{Effects, Local, Origin};
 use antiphon_routing::home::{Locator, shard_of};
-use antiphon_routing::store::{OfflineRecord, Store, StoreError, Write};
+use antiphon_routing::store::{Store, StoreError, Write};
 use antiphon_routing::user::User;
 use antiphon_xmpp::Jid;
 use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
@@ -41,8 +41,6 @@ use tokio::sync::Notify;
 
 /// Between two looks whether a session has room for more of them, ms: first and longest.
 const ROOM_MS: (u64, u64) = (10, 500);
-/// Records of one read of offline messages.
-const OFFLINE_PAGE: usize = 100;
 
 /// One node. Everything that routes holds an `Arc` of it.
 pub struct Node {
@@ -306,6 +304,11 @@ impl Node {
         let Some(session) = self.session(id) else {
             return Err((stanza, Vec::new()));
         };
+        if let (Some(offline), Some(mesh)) = (offline, self.mesh.as_deref())
+            && session.id.node == mesh.me()
+        {
+            self.sessions.note_offline(session.id.number, offline);
+        }
         self.metrics.delivered(stanza.kind);
         let delivered = match gate {
             None => session.deliver(stanza, offline, now_ms),
@@ -386,52 +389,6 @@ impl Node {
                 node.route(answer, None);
             });
         }
-    }
-
-    /// Reads a page. The session's later stanzas wait, so that the messages come before whatever it
-    /// asks next (RFC 6120 §10.1). A client that is behind gets them at its own pace.
-    fn read_offline(self: &Arc<Self>, owner: Jid, session: SessionId, after: u64) {
-        if let Some(session) = self.session(session) {
-            session.hold();
-        }
-        let node = Arc::clone(self);
-        self.runtime.spawn(async move {
-            let Some((count, bytes)) = node.room(session).await else {
-                return;
-            };
-            let reading = node.store.offline(&owner, after, count.min(OFFLINE_PAGE));
-            let mut records = reading.await.unwrap_or_else(|error| {
-                node.log_store_error("offline messages not read", &error);
-                Vec::new()
-            });
-            let mut left = bytes;
-            let fits = |record: &OfflineRecord| {
-                let fits = left > 0;
-                left = left.saturating_sub(record.stanza.len());
-                fits
-            };
-            // At least one, or there would be no end.
-            let page = records.iter().map(fits).take_while(|fits| *fits).count();
-            records.truncate(page.max(1));
-            let has_more = Arc::new(AtomicBool::new(false));
-            let is_asked = Arc::clone(&has_more);
-            let job =
-                move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
-                    if let Ok(user) = user {
-                        user.offline_loaded(session, records, &node.live.load().policy, fx);
-                    }
-                    let reads = fx
-                        .local
-                        .iter()
-                        .any(|e| matches!(e, Local::ReadOffline { .. }));
-                    is_asked.store(reads, Ordering::Release);
-                };
-            // With too many waiting, the next presence reads them again. Otherwise the job has run:
-            // the entity of a bound session is in memory.
-            if node.on_user(&owner, job).is_err() || !has_more.load(Ordering::Acquire) {
-                node.release(session);
-            }
-        });
     }
 
     /// Waits until a session has room; see [`Session::room`]. `None`: it is over.

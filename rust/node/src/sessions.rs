@@ -34,6 +34,8 @@ struct Entry {
     keepsake: Option<Arc<[u8]>>,
     /// The last message that another node gave it, by its uid; 0: none.
     last: u64,
+    /// The last offline message that it was given, by its id; 0: none.
+    offline: u64,
 }
 
 /// By their numbers, which are of this process: no stranger chooses them.
@@ -80,6 +82,7 @@ impl Sessions {
             ends_ms: 0,
             keepsake: None,
             last: 0,
+            offline: 0,
         };
         self.slice(number).write().insert(number, entry);
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -119,6 +122,20 @@ impl Sessions {
     pub fn last_of(&self, number: u64) -> u64 {
         let slice = self.slice(number).read();
         slice.get(&number).map_or(0, |entry| entry.last)
+    }
+
+    /// Notes the last offline message that a session was given.
+    pub fn note_offline(&self, number: u64, id: u64) {
+        if let Some(entry) = self.slice(number).write().get_mut(&number) {
+            entry.offline = id.max(entry.offline);
+        }
+    }
+
+    /// The highest that was noted so; 0: none.
+    #[must_use]
+    pub fn offline_of(&self, number: u64) -> u64 {
+        let slice = self.slice(number).read();
+        slice.get(&number).map_or(0, |entry| entry.offline)
     }
 
     /// Forgets it: its entity lives here.

@@ -517,3 +517,115 @@ async fn what_a_dead_home_stored_to_wait_waits_once() {
     let text = expect(&again.session, "second").await;
     assert_eq!(bodies(&text), ["first", "second"]);
 }
+
+/// A user who was away for so many messages, and whose home dies or goes once he is back, while the
+/// reads of what waits from behind `mute_at` on have no answer, and one message more has come.
+async fn reads_on(count: usize, mute_at: u64, then: impl AsyncFnOnce(&mut Cluster)) {
+    let mut cluster = Cluster::new(30).await;
+    let (from, to) = (cluster.user_of(3), cluster.user_of(1));
+    let sender = cluster.online(from, 3, "s").await;
+    let mut expected: Vec<String> = (0..count).map(|n| format!("m{n}")).collect();
+    for body in &expected {
+        sender.message(to, body);
+    }
+    sender.acked().await;
+    cluster.doors[&1]
+        .offline_mute_at
+        .store(mute_at, Ordering::SeqCst);
+    let receiver = cluster.bind(to, 3, "r").await;
+    let queue = antiphon_xmpp::stream::Outgoing::new(Framing::Tcp);
+    receiver.session.enable_sm(queue);
+    receiver.send("<presence/>");
+    let mut text = expect(&receiver.session, "<presence").await;
+    sender.message(to, "archived");
+    sender.acked().await;
+    sender.send(&format!(
+        "<message to='u{to}@a.example' type='chat'><body>passing</body>\
+         <no-store xmlns='urn:xmpp:hints'/></message>"
+    ));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let alive = cluster.wires.nodes.lock().len();
+    then(&mut cluster).await;
+    let is_death = cluster.wires.nodes.lock().len() < alive;
+    sender.message(to, "last");
+    text += &expect(&receiver.session, "last").await;
+    expected.push("archived".into());
+    if !is_death {
+        expected.push("passing".into());
+    }
+    expected.push("last".into());
+    same(&bodies(&text), &expected, "seen");
+    // And nothing comes again, also when the client asks once more.
+    receiver.send("<presence><status>here</status></presence>");
+    let text = expect(&receiver.session, "here").await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(bodies(&(text + &read(&receiver.session))).len(), 0);
+}
+
+async fn die(cluster: &mut Cluster) {
+    cluster.kill(1).await;
+    cluster.take_shards(1);
+    cluster.settle().await;
+}
+
+async fn go(cluster: &mut Cluster) {
+    cluster.take_shards(1);
+    cluster.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offline_messages_that_a_dead_home_was_reading_come_before_the_rest() {
+    reads_on(3, 0, die).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offline_messages_are_read_on_behind_those_that_a_dead_home_gave() {
+    reads_on(150, 1, die).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offline_messages_that_a_home_was_reading_are_read_on_where_its_shard_goes() {
+    reads_on(3, 0, go).await;
+    reads_on(150, 1, go).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_that_was_handed_a_reading_dies_with_it() {
+    // The first lives long enough to hand over.
+    let twice = async |cluster: &mut Cluster| {
+        cluster.doors[&2].offline_mute_at.store(1, Ordering::SeqCst);
+        let homes = cluster.homes.iter_mut();
+        homes.filter(|home| **home == 1).for_each(|home| *home = 2);
+        cluster.settle().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        cluster.kill(2).await;
+        cluster.doors[&1]
+            .offline_mute_at
+            .store(u64::MAX, Ordering::SeqCst);
+        cluster.take_shards(2);
+        cluster.settle().await;
+    };
+    reads_on(150, 1, twice).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_of_offline_messages_that_fails_is_no_end_of_them() {
+    let cluster = Cluster::new(30).await;
+    let (from, to) = (cluster.user_of(2), cluster.user_of(1));
+    let sender = cluster.online(from, 2, "s").await;
+    sender.message(to, "first");
+    sender.acked().await;
+    let door = &cluster.doors[&1];
+    door.fails_offline.store(true, Ordering::SeqCst);
+    let receiver = cluster.online(to, 3, "r").await;
+    sender.message(to, "second");
+    sender.acked().await;
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    assert!(bodies(&read(&receiver.session)).is_empty());
+    // Meanwhile it is served.
+    receiver.send("<iq type='get' id='p' to='a.example'><ping xmlns='urn:xmpp:ping'/></iq>");
+    expect(&receiver.session, "id='p'").await;
+    door.fails_offline.store(false, Ordering::SeqCst);
+    let text = expect(&receiver.session, "second").await;
+    assert_eq!(bodies(&text), ["first", "second"]);
+}

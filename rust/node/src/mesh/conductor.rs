@@ -20,6 +20,7 @@ use antiphon_cluster::rebuild::Rebuild;
 use antiphon_cluster::relay::Outcome;
 use antiphon_routing::archive::ArchiveId;
 use antiphon_routing::home::{SHARDS, shard_of};
+use antiphon_routing::user::note_handed;
 use antiphon_xmpp::stream::StreamCondition;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -399,12 +400,15 @@ impl Node {
                 continue;
             }
             // Without: not bound yet, and its request goes to the new home by itself.
-            if let Some(keepsake) = self.sessions.kept(session.id.number) {
+            let number = session.id.number;
+            if let Some(keepsake) = self.sessions.kept(number) {
+                let mut keepsake = keepsake.to_vec();
+                note_handed(&mut keepsake, self.sessions.offline_of(number));
                 known.push(Known {
                     id: session.id,
                     jid: session.jid.clone(),
-                    keepsake: keepsake.to_vec(),
-                    last: self.sessions.last_of(session.id.number),
+                    keepsake,
+                    last: self.sessions.last_of(number),
                 });
             }
         }

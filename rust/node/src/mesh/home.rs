@@ -13,7 +13,7 @@ use antiphon_cluster::map::ShardMap;
 use antiphon_cluster::relay::Outcome;
 use antiphon_net::session::FIRST_GENERATION;
 use antiphon_routing::SessionId;
-use antiphon_routing::archive::{ArchiveFilter, ArchiveId};
+use antiphon_routing::archive::{ArchiveFilter, ArchiveId, ArchivedMessage};
 use antiphon_routing::effect::{Effects, Origin};
 use antiphon_routing::home::shard_of;
 use antiphon_routing::store::{Store, StoreError};
@@ -27,6 +27,8 @@ use std::sync::Arc;
 
 /// Messages that a session is given at most which its dead home had not given it.
 const MISSED: usize = 200;
+/// How often they are tried to be read; meanwhile their shard is not served.
+const MISSED_TRIES: usize = 2;
 
 impl Node {
     /// A stanza of a session whose home this is. Whether it is told later that it is done.
@@ -299,14 +301,14 @@ impl Node {
             // It is known here from now on.
             self.sessions.unkeep(id.number);
         }
-        self.rebind(mesh, known);
+        self.rebind(mesh, known, is_over);
         if is_over {
             // Its node is dead; its contacts hear of it.
             self.end_at_home(&jid, id, false, Vec::new());
         }
     }
 
-    fn rebind(self: &Arc<Self>, mesh: &Mesh, known: Known) {
+    fn rebind(self: &Arc<Self>, mesh: &Mesh, known: Known, is_over: bool) {
         let Known {
             id,
             jid,
@@ -316,14 +318,22 @@ impl Node {
         let account = jid.bare();
         let guard = Homes::hold(&mesh.homes, shard_of(account.as_str()));
         let job =
-            move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, _fx: &mut Effects| {
+            move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
                 let mut seen = None;
                 let rebound = user.map(|user| {
-                    seen = user.place_of(last).filter(|_| last > 0);
-                    user.rebind(id, &jid, &keepsake)
+                    let rebound = user.rebind(id, &jid, &keepsake);
+                    if !is_over {
+                        seen = user.missed_behind(id, last);
+                        user.read_on(id, &node.live.load().policy, fx);
+                    }
+                    rebound
                 });
                 let (gone, condition) = match rebound {
                     Ok(Ok(Rebound::Done)) => return node.catch_up(id, jid, seen, guard),
+                    Ok(Ok(Rebound::Replaced(gone))) if gone != id => {
+                        node.close_session(gone, StreamCondition::Conflict.into());
+                        return node.catch_up(id, jid, seen, guard);
+                    }
                     Ok(Ok(Rebound::Replaced(gone))) => (gone, StreamCondition::Conflict),
                     Ok(Ok(Rebound::NoAccount)) => (id, StreamCondition::NotAuthorized),
                     Ok(Err(_)) | Err(_) => (id, StreamCondition::Reset),
@@ -351,29 +361,39 @@ impl Node {
         let node = Arc::clone(self);
         self.runtime.spawn(async move {
             let owner = jid.bare();
+            let Some(messages) = node.missed(&owner, seen).await else {
+                // Better a stream that is made anew than one that lacks messages.
+                return node.close_session(id, StreamCondition::Reset.into());
+            };
+            if messages.is_empty() {
+                return;
+            }
+            let job =
+                move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
+                    if let Ok(user) = user {
+                        user.catch_up(id, messages, &node.live.load().policy, fx);
+                    }
+                    drop(guard);
+                };
+            let mut routes = crate::node::Routes::new();
+            node.with_user_first(&owner, job, &mut routes);
+            node.route_all(routes);
+        });
+    }
+
+    /// The newest messages behind one; `None`: they cannot be read.
+    async fn missed(&self, owner: &Jid, seen: ArchiveId) -> Option<Vec<ArchivedMessage>> {
+        for _ in 0..MISSED_TRIES {
             let filter = ArchiveFilter {
                 after: Some(seen),
                 ..ArchiveFilter::default()
             };
-            let page = node.store.archive_page(&owner, filter, false, MISSED);
-            match page.await {
-                Ok(page) if !page.messages.is_empty() => {
-                    let job = move |node: &Arc<Self>,
-                                    user: Result<&mut User, &StoreError>,
-                                    fx: &mut Effects| {
-                        if let Ok(user) = user {
-                            user.catch_up(id, page.messages, &node.live.load().policy, fx);
-                        }
-                        drop(guard);
-                    };
-                    let mut routes = crate::node::Routes::new();
-                    node.with_user_first(&owner, job, &mut routes);
-                    node.route_all(routes);
-                }
-                Ok(_) => {}
-                Err(error) => node.log_store_error("missed messages not read", &error),
+            match self.store.archive_page(owner, filter, true, MISSED).await {
+                Ok(page) => return Some(page.messages),
+                Err(error) => self.log_store_error("missed messages not read", &error),
             }
-        });
+        }
+        None
     }
 
     /// What an entity that comes here has sent on and no home has taken.

@@ -380,6 +380,16 @@ impl Mesh {
     }
 }
 
+/// What [`Node::stay`] finds.
+pub(crate) enum Stay {
+    /// The entity's shard is here, for as long as the guard lives.
+    Here(Option<Guard>),
+    /// It is, unless another has taken it: that is not certain now.
+    Unsure,
+    /// It goes, or is another's.
+    Gone,
+}
+
 impl Node {
     /// What is under way to other nodes and from them.
     #[must_use]
@@ -406,6 +416,23 @@ impl Node {
                 .map(Some)
                 .ok_or(crate::node::Busy),
             None => Ok(None),
+        }
+    }
+
+    /// As [`Node::enter`], also while the shard comes and its entities are told of their sessions.
+    pub(crate) fn stay(&self, bare: &str) -> Stay {
+        let Some(mesh) = self.mesh.as_deref() else {
+            return Stay::Here(None);
+        };
+        let shard = shard_of(bare);
+        let guard = Homes::hold(&mesh.homes, shard);
+        // Behind the count: whoever gives it away looks at the count after this.
+        if mesh.holdings.read().serving(shard).is_none() {
+            return Stay::Gone;
+        }
+        match mesh.place.as_ref().is_none_or(Place::may_accept) {
+            true => Stay::Here(guard),
+            false => Stay::Unsure,
         }
     }
 

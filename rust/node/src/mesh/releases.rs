@@ -68,13 +68,10 @@ impl Node {
                 .users()
                 .filter(|(user, _)| is_lost(user.jid().as_str()))
             {
-                for (id, jid) in user.sessions() {
-                    let Some(keepsake) = user.keepsake(id) else {
-                        continue;
-                    };
+                for (id, jid, kept, keepsake) in user.hand_over() {
                     if id.node == mesh.me() {
                         // For the home after the next, should that die.
-                        self.sessions.keep(id.number, keepsake.clone().into());
+                        self.sessions.keep(id.number, kept.into());
                     }
                     let known = Known {
                         id,

@@ -514,6 +514,7 @@ impl Node {
             self.retire_proxy(mesh, old, &new);
         } else if let Some(session) = self.sessions.get(old) {
             new.inherit(&session);
+            user.has_all(to);
             mesh.tell_shadow_end(old, jid);
         }
         if new.is_gated() {
@@ -563,7 +564,11 @@ impl Node {
             self.end_session(session);
             return Err(None);
         };
-        let last = self.sessions.last_of(session.id.number);
+        let number = session.id.number;
+        let last = (
+            self.sessions.last_of(number),
+            self.sessions.offline_of(number),
+        );
         let state = pack_state(session, &resumable, &carried, last);
         mesh.relocation.gone.lock().note(resumable.id, to);
         self.sessions.remove(session);
@@ -691,8 +696,14 @@ impl Node {
     }
 }
 
-/// `last` as in [`crate::sessions::Sessions::note_last`].
-fn pack_state(session: &Session, resumable: &Resumable, carried: &Carried, last: u64) -> Vec<u8> {
+/// `last` as in [`crate::sessions::Sessions::note_last`] and
+/// [`crate::sessions::Sessions::note_offline`].
+fn pack_state(
+    session: &Session,
+    resumable: &Resumable,
+    carried: &Carried,
+    last: (u64, u64),
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     put_bytes(session.jid.as_str().as_bytes(), &mut out);
     put_bytes(&resumable.id, &mut out);
@@ -706,6 +717,7 @@ fn pack_state(session: &Session, resumable: &Resumable, carried: &Carried, last:
         put_number(sent.offline.unwrap_or(0), &mut out);
         sent.stanza.pack(&mut out);
     }
-    put_number(last, &mut out);
+    put_number(last.0, &mut out);
+    put_number(last.1, &mut out);
     out
 }

@@ -21,7 +21,7 @@ use antiphon_node::node::Node;
 use antiphon_routing::archive::ArchiveFilter;
 use antiphon_routing::home::{SHARDS, shard_of};
 use antiphon_routing::store::{
-    AccountSummary, Done, MapKind, OfflineRecord, Store, StoreFuture, UserRecord, Write,
+    AccountSummary, Done, MapKind, OfflineRecord, Store, StoreError, StoreFuture, UserRecord, Write,
 };
 use antiphon_store::Sqlite;
 use antiphon_xmpp::Jid;
@@ -161,6 +161,10 @@ pub struct Door {
     pub is_dead: AtomicBool,
     /// What is written is never called done.
     pub is_mute: AtomicBool,
+    /// Reads of offline messages from behind this one on get no answer.
+    pub offline_mute_at: AtomicU64,
+    /// Reads of offline messages fail.
+    pub fails_offline: AtomicBool,
     pub on_the_way: Arc<AtomicU64>,
 }
 
@@ -210,6 +214,12 @@ impl Store for Door {
         self.inner.account_count(domain)
     }
     fn offline(&self, owner: &Jid, after: u64, limit: usize) -> StoreFuture<Vec<OfflineRecord>> {
+        if after >= self.offline_mute_at.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
+        if self.fails_offline.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(StoreError::Busy) });
+        }
         self.inner.offline(owner, after, limit)
     }
     fn map_get(&self, owner: &Jid, kind: MapKind, key: &str) -> StoreFuture<Option<Box<[u8]>>> {
@@ -286,6 +296,8 @@ impl Cluster {
             inner: Arc::clone(&store),
             is_dead: AtomicBool::new(false),
             is_mute: AtomicBool::new(false),
+            offline_mute_at: AtomicU64::new(u64::MAX),
+            fails_offline: AtomicBool::new(false),
             on_the_way: Arc::default(),
         };
         let doors: HashMap<u32, Arc<Door>> = (1..=3).map(|me| (me, Arc::new(door()))).collect();

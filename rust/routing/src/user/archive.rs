@@ -310,7 +310,7 @@ impl User {
     /// takes it now, and it waits as an offline message too.
     pub(super) fn archive_received(
         &mut self,
-        stanza: Stanza,
+        mut stanza: Stanza,
         offline_at_ms: Option<u64>,
         t: &mut Turn,
     ) -> Stanza {
@@ -340,38 +340,29 @@ impl User {
         let is_doubtful = stanza.uid & DOUBTFUL != 0;
         let uid = ArchiveId(stanza.uid & !(RESENT | DOUBTFUL));
         if let Some(known) = self.known(uid, dup, t.now_ms) {
+            // Delivered under the uid of its record, by which a next home finds it.
+            stanza.uid = known.uid.0;
             return self.identified(stanza, known.id, t);
         }
         // One that the sender's archive knows may have gone there under another uid, from a home
         // that died.
         let before = (is_again || is_doubtful).then(|| self.received_before(dup, uid));
-        if let Some(before) = before.flatten() {
+        let before = before.flatten();
+        let (id, named, shown) = match before {
             // Its record may be on its way still: this one is done when that is, and the store
             // drops it, or keeps it in a place of its own where it refused that.
-            let entry = Entry {
-                id: t.policy.clock.next(t.now_ms),
-                uid: before.uid,
-                peer: from.bare(),
-                flags,
-                dup,
-                stanza: &stanza,
-                offline_at_ms,
-            };
-            self.record(entry, t);
-            return self.identified(stanza, before.id, t);
-        }
-        let newest = self
-            .archive
-            .as_ref()
-            .map_or(ArchiveId::default(), |a| a.newest);
-        let id = if uid > newest && !is_again {
-            uid
-        } else {
-            t.policy.clock.next(t.now_ms)
+            Some(before) => (t.policy.clock.next(t.now_ms), before.uid, before.id),
+            None => {
+                let id = self.place_for(uid, is_again, t);
+                let named = if uid.0 == 0 { id } else { uid };
+                // What was archived before has the uid for its id; the store drops the second
+                // record.
+                (id, named, if is_again { uid } else { id })
+            }
         };
         let entry = Entry {
             id,
-            uid: if uid.0 == 0 { id } else { uid },
+            uid: named,
             peer: from.bare(),
             flags,
             dup,
@@ -379,14 +370,22 @@ impl User {
             offline_at_ms,
         };
         self.record(entry, t);
+        stanza.uid = named.0;
         match sender {
+            _ if before.is_some() => {}
             Some(session) => self.note_sent(dup, id, session, t),
-            None if t.policy.clock.is_shared() => self.note_received(dup, id, uid),
+            None if t.policy.clock.is_shared() => self.note_received(dup, id, named),
             None => {}
         }
-        // What was archived before has the uid for its id; the store drops the second record.
-        let shown = if is_again { uid } else { id };
         self.identified(stanza, shown, t)
+    }
+
+    /// The place of a received message: its uid, where nothing came behind that.
+    fn place_for(&self, uid: ArchiveId, is_again: bool, t: &Turn) -> ArchiveId {
+        match uid > self.newest() && !is_again {
+            true => uid,
+            false => t.policy.clock.next(t.now_ms),
+        }
     }
 
     /// A message that a home stored which then died, with its place there, and whether it waits as an
@@ -395,7 +394,9 @@ impl User {
     /// message of it.
     pub(super) fn left_behind(&self, stanza: &Stanza, t: &Turn) -> Option<Recent> {
         let is_own = |from: &Jid| from.bare_str() == self.jid.as_str();
-        if !t.policy.clock.is_shared()
+        let has_past = self.archive.as_ref().is_some_and(|a| !a.past.is_empty());
+        if !has_past
+            || !t.policy.clock.is_shared()
             || stanza.uid & RESENT != 0
             || stanza.from.as_ref().is_some_and(is_own)
             || !self.is_archived_in(stanza, t)
@@ -427,7 +428,6 @@ impl User {
         if dup == 0 {
             return;
         }
-        let uid = if uid.0 == 0 { id } else { uid };
         let received = &mut self.archive_mut().received;
         while received.len() >= REMEMBERED
             && let Some(first) = received.front()

@@ -22,7 +22,7 @@ use antiphon_xmpp::stream::StreamCondition;
 use antiphon_xmpp::{Element, Jid, StanzaCondition, StanzaKind};
 use archive::Archive;
 use blocking::BlockList;
-pub use moving::{NEW_KEEPSAKE, Rebound};
+pub use moving::{NEW_KEEPSAKE, Rebound, note_handed};
 use offline::{Backlog, Reading};
 use presence::Available;
 use roster::Roster;
@@ -283,7 +283,8 @@ impl Session {
     /// Whether it is as it was when it was bound: its keepsake is [`NEW_KEEPSAKE`].
     fn is_new(&self) -> bool {
         let wants_nothing = !self.is_interested && !self.wants_blocks && !self.has_carbons();
-        wants_nothing && self.presence.is_none() && self.directed.is_empty()
+        let has_nothing = self.directed.is_empty() && self.reading.is_none();
+        wants_nothing && has_nothing && self.presence.is_none()
     }
 }
 

@@ -13,6 +13,8 @@ use std::ops::Range;
 /// Most messages that wait behind a read for one session, and their bytes.
 const HELD_STANZAS: usize = 256;
 const HELD_BYTES: usize = 1 << 20;
+/// The latter in a cluster: they go with their session to the next home, in one unit of a link.
+const HELD_BYTES_SHARED: usize = 1 << 18;
 
 /// What the entity knows of the messages in the store.
 #[derive(Debug)]
@@ -49,18 +51,49 @@ enum Progress {
 pub(super) struct Reading {
     progress: Progress,
     /// Ids handed to the session: above the first, up to the second.
-    handed: (u64, u64),
+    pub handed: (u64, u64),
     /// What waits, with the time of arrival.
     held: Vec<(u64, Stanza)>,
     held_bytes: usize,
 }
 
 impl Reading {
+    /// What a former home has said of it.
+    pub fn of_former_home(
+        is_reading: bool,
+        handed: (u64, u64),
+        held: Vec<(u64, Stanza)>,
+    ) -> Option<Box<Self>> {
+        let progress = match is_reading {
+            true => Progress::Holding,
+            false => Progress::Idle,
+        };
+        let is_any = is_reading || handed.1 > 0;
+        is_any.then(|| {
+            Box::new(Self {
+                progress,
+                handed,
+                held_bytes: held.iter().map(|(_, stanza)| bytes_of(stanza)).sum(),
+                held,
+            })
+        })
+    }
+
+    /// Whether it is under way.
+    pub fn is_on(&self) -> bool {
+        self.progress != Progress::Idle
+    }
+
+    /// What waits, with the time of arrival.
+    pub fn held(&self) -> &[(u64, Stanza)] {
+        &self.held
+    }
+
     /// Lets a message wait; gives it back with all that waited when there is no more room.
-    fn hold(&mut self, at_ms: u64, stanza: Stanza) -> Vec<(u64, Stanza)> {
-        self.held_bytes += stanza.size();
+    fn hold(&mut self, at_ms: u64, stanza: Stanza, most_bytes: usize) -> Vec<(u64, Stanza)> {
+        self.held_bytes += bytes_of(&stanza);
         self.held.push((at_ms, stanza));
-        if self.held.len() <= HELD_STANZAS && self.held_bytes <= HELD_BYTES {
+        if self.held.len() <= HELD_STANZAS && self.held_bytes <= most_bytes {
             return Vec::new();
         }
         self.progress = Progress::Flowing;
@@ -78,6 +111,11 @@ impl Reading {
         }
         self.handed.1 = self.handed.1.max(id);
     }
+}
+
+/// What a message costs that waits: here, or on its way to the next home.
+fn bytes_of(stanza: &Stanza) -> usize {
+    stanza.size().max(stanza.packed_size())
 }
 
 /// What became of a message that no session takes.
@@ -167,7 +205,11 @@ impl User {
         {
             None => t.fx.deliver(session.id, stanza),
             Some(reading) => {
-                for (_, stanza) in reading.hold(at_ms, stanza) {
+                let most_bytes = match t.policy.clock.is_shared() {
+                    true => HELD_BYTES_SHARED,
+                    false => HELD_BYTES,
+                };
+                for (_, stanza) in reading.hold(at_ms, stanza, most_bytes) {
                     t.fx.deliver(session.id, stanza);
                 }
             }
@@ -246,7 +288,7 @@ impl User {
     /// Whether offline messages are being read for a session.
     pub(super) fn is_reading(&self, at: usize) -> bool {
         let reading = self.sessions[at].reading.as_ref();
-        reading.is_some_and(|r| r.progress != Progress::Idle)
+        reading.is_some_and(|r| r.is_on())
     }
 
     /// Asks for the offline messages, for a session that takes messages (XEP-0160 #flow, rule 5),
@@ -265,8 +307,9 @@ impl User {
             after = reading.handed.1;
         } else {
             reading.progress = Progress::Holding;
+            self.note_change(at);
         }
-        let (owner, session) = (self.jid.clone(), session.id);
+        let (owner, session) = (self.jid.clone(), self.sessions[at].id);
         t.fx.local.push(Local::ReadOffline {
             owner,
             session,
@@ -284,21 +327,14 @@ impl User {
         let Some(at) = self.index(session) else {
             return;
         };
-        let reading = self.sessions[at].reading.as_mut();
-        let Some(reading) = reading.filter(|r| r.progress != Progress::Idle) else {
+        let reading = self.sessions[at].reading.as_ref();
+        if !reading.is_some_and(|r| r.is_on()) {
             // It has gone away in between: the next one reads them.
             self.backlog.is_unsure |= !records.is_empty();
             return;
-        };
+        }
         let Some(last) = records.last().map(|r| r.id) else {
-            reading.progress = Progress::Idle;
-            // Fewer than there should be: a write or a read has failed. The next one looks again.
-            self.backlog.is_unsure = self.backlog.stored > 0;
-            self.backlog.stored = 0;
-            for (_, stanza) in reading.release() {
-                t.fx.deliver(session, stanza);
-            }
-            return;
+            return self.all_read(at, t);
         };
         let mut useless = Vec::new();
         for record in records {
@@ -338,6 +374,21 @@ impl User {
             session,
             after: last,
         });
+    }
+
+    /// There are no more offline messages: what waited behind them follows.
+    fn all_read(&mut self, at: usize, t: &mut Turn) {
+        // Fewer than there should be: a write or a read has failed. The next one looks again.
+        self.backlog.is_unsure = self.backlog.stored > 0;
+        self.backlog.stored = 0;
+        let session = &mut self.sessions[at];
+        if let Some(reading) = &mut session.reading {
+            reading.progress = Progress::Idle;
+            for (_, stanza) in reading.release() {
+                t.fx.deliver(session.id, stanza);
+            }
+        }
+        self.note_change(at);
     }
 
     /// Whether a live session has got this record; it is deleted once its client confirms.

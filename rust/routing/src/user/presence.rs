@@ -2,6 +2,7 @@
 
 use super::subscription::{Verb, bounce};
 use super::{Turn, User};
+use crate::archive::ArchiveId;
 use antiphon_xmpp::stanza::Payload;
 use antiphon_xmpp::{Jid, Stanza, StanzaCondition, StanzaError, StanzaKind, ns};
 use std::sync::Arc;
@@ -23,6 +24,9 @@ pub(super) struct Available {
     pub at_ms: u64,
     /// Since when the priority has been 0 or more without a break; `u64::MAX`: it is not.
     pub receiving_since_ms: u64,
+    /// The newest message in the archive at that time: all that came behind it was for this session
+    /// too.
+    pub receiving_behind: ArchiveId,
     /// Whether the payload carries its delay stamp.
     pub is_stamped: bool,
 }
@@ -178,17 +182,16 @@ impl User {
             Ok(priority) => priority,
             Err(error) => return self.bounce_to_session(at, &stanza, &error, t),
         };
+        let newest = self.newest();
         let session = &mut self.sessions[at];
         stanza.from = Some(session.jid.clone());
         let is_initial = session.presence.is_none();
-        let before = session
-            .presence
-            .as_ref()
-            .map_or(u64::MAX, |p| p.receiving_since_ms);
-        let receiving_since_ms = match (priority >= 0, before) {
-            (false, _) => u64::MAX,
-            (true, u64::MAX) => t.now_ms,
-            (true, since) => since,
+        let before = session.presence.as_ref();
+        let before = before.map(|p| (p.receiving_since_ms, p.receiving_behind));
+        let (receiving_since_ms, receiving_behind) = match before {
+            _ if priority < 0 => (u64::MAX, newest),
+            None | Some((u64::MAX, _)) => (t.now_ms, newest),
+            Some(since) => since,
         };
         session.presence = Some(Box::new(Available {
             id: stanza.id.clone(),
@@ -198,6 +201,7 @@ impl User {
             priority,
             at_ms: t.now_ms,
             receiving_since_ms,
+            receiving_behind,
             is_stamped: false,
         }));
         self.note_change(at);

@@ -74,6 +74,8 @@ struct State {
     carried: Carried,
     /// The last message that its home gave it, by its uid; 0: none that is known.
     last: u64,
+    /// The last offline message that it was given; 0: none that is known.
+    offline: u64,
 }
 
 impl State {
@@ -99,8 +101,14 @@ impl State {
             0 => unconfirmed.unwrap_or(0),
             last => last,
         };
+        // Earlier versions do not say it.
+        let offline = match from.is_empty() {
+            true => sent.iter().filter_map(|s| s.offline).max().unwrap_or(0),
+            false => from.number()?,
+        };
         Ok(Self {
             last,
+            offline,
             jid,
             resumable: Resumable { id, seconds },
             carried: Carried {
@@ -432,6 +440,7 @@ impl Node {
             resumable,
             carried,
             last,
+            offline,
         } = state;
         if arrival.is_over {
             drop(arrivals);
@@ -449,6 +458,7 @@ impl Node {
         if self.sessions.last_of(number) == 0 {
             self.sessions.note_last(number, last);
         }
+        self.sessions.note_offline(number, offline);
         // Until somebody takes it.
         self.sessions.detached(session.id, self.now());
         let waiting = arrivals.remove(&number).and_then(|a| a.waiting);
