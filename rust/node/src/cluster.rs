@@ -454,6 +454,7 @@ impl Cluster {
                 "taken_unclean": unclean,
                 "dropped": dropped,
             },
+            "tunnels": self.links.tunnels(),
             "refused_frames": readings.refused + self.links.refused(),
             "deduplicated": readings.again,
             "etcd": {
@@ -482,6 +483,7 @@ impl Cluster {
                 "incarnation": s.incarnation.0,
                 "class": match s.class { Class::Stanza => "stanza", Class::Bulk => "bulk" },
                 "is_up": s.is_up,
+                "via": s.via.as_ref().map(ToString::to_string),
                 "is_heard": s.is_heard,
                 "connects": s.connects,
                 "resets": s.resets,
@@ -533,6 +535,7 @@ fn link_options(node_id: &NodeId, options: &Options, log: &Arc<dyn Log>) -> Link
         },
         queue_bytes_max: QUEUE_BYTES,
         window_bytes: WINDOW_BYTES,
+        tunnels_max: link::TUNNELS_MAX,
         timing: Timing::default(),
         protocol: PROTOCOL,
         wall_ms,

@@ -3,30 +3,26 @@
 use super::pack;
 use super::peer::{Outbox, Pause, Peer, wake};
 use super::serve::{GREETING, Refusal, SILENCE, Why, bye};
+use super::tunnel;
+use super::way::{self, End, Trouble, Way};
 use super::{Class, FRAME_BYTES, LinkEvent, Shared, UNIT_BYTES_MAX, UNIT_PATIENCE};
 use crate::clock;
-use crate::dial::{self, Connection, Tuning};
+use crate::dial::{self, Connection};
 use crate::id::{Epoch, Incarnation, NodeId, SKEW_MAX_MS};
 use crate::log::Level;
 use crate::member::speaks_with;
 use crate::wire::v1;
 use crate::wire::v1::relay_client::RelayClient;
-use rustls::pki_types::ServerName;
-use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::AsyncBufReadExt;
 use tokio::time::MissedTickBehavior;
-use tokio_rustls::TlsConnector;
 use tokio_stream::Stream;
 use tonic::Streaming;
 use tonic::codegen::http::Uri;
 
-/// For the socket, and for TLS behind it.
-const OPENING: Duration = Duration::from_secs(3);
 /// Pauses between attempts; the last one goes on.
 const PAUSES_MS: [u64; 6] = [10, 50, 100, 100, 250, 500];
 /// Behind a refusal that most likely passes.
@@ -35,6 +31,14 @@ const PASSING_PAUSE: Duration = Duration::from_millis(200);
 const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// To see that a connection lives, and to say what waited for company.
 const PING_EVERY: Duration = Duration::from_millis(500);
+/// A link that has said nothing for so long is looked at: two pongs are missing, ms.
+const DOUBT_MS: u64 = 1_200;
+/// How often a link that stands straight is asked whether it is silent.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// Behind a look that found its port open, or nobody with another way.
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
+/// How often one that goes over a third node tries the peer's port.
+const STRAIGHT_EVERY: Duration = Duration::from_secs(3);
 
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,18 +51,6 @@ pub struct Probe {
     pub skew_ms: i64,
     /// Its program.
     pub version: String,
-}
-
-/// Why a connection is no more.
-enum End {
-    /// Nobody listens there.
-    Port,
-    /// It could not be opened.
-    Unreachable(String),
-    /// One side said no.
-    Refused(Refusal),
-    /// It stood, and broke.
-    Broken(String),
 }
 
 pub(super) fn start(shared: &Arc<Shared>, peer: &Arc<Peer>) {
@@ -80,10 +72,10 @@ pub(super) async fn probe(
     timeout: Duration,
 ) -> Result<Probe, Refusal> {
     let asked = async {
-        let connection = open(shared, node, address).await.map_err(|end| match end {
+        let opened = way::straight(shared, node, address).await;
+        let connection = opened.map_err(|end| match end {
             End::Refused(refusal) => refusal,
-            End::Port => Refusal::new(Why::Silent, "nobody listens there"),
-            End::Unreachable(reason) | End::Broken(reason) => Refusal::new(Why::Silent, reason),
+            other => Refusal::new(Why::Silent, other.reason()),
         })?;
         let hello = v1::Hello {
             bye: verdict.map(bye),
@@ -123,12 +115,12 @@ fn skew(shared: &Shared, welcome: &v1::Welcome, sent_ms: u64) -> i64 {
     }
 }
 
-fn client(connection: Connection) -> RelayClient<Connection> {
+pub(super) fn client(connection: Connection) -> RelayClient<Connection> {
     RelayClient::with_origin(connection, Uri::from_static("https://antiphon/"))
         .max_decoding_message_size(UNIT_BYTES_MAX * 2)
 }
 
-fn hello(shared: &Shared, node: &NodeId, life: Incarnation) -> v1::Hello {
+pub(super) fn hello(shared: &Shared, node: &NodeId, life: Incarnation) -> v1::Hello {
     let own = &shared.options;
     v1::Hello {
         cluster: own.cluster.clone(),
@@ -143,48 +135,8 @@ fn hello(shared: &Shared, node: &NodeId, life: Incarnation) -> v1::Hello {
     }
 }
 
-/// A connection whose certificate bears the node's name.
-async fn open(shared: &Shared, node: &NodeId, address: &str) -> Result<Connection, End> {
-    let name = ServerName::try_from(node.to_string()).map_err(|_| {
-        let text = format!("{node} cannot be the name in a certificate: use letters and digits");
-        End::Refused(Refusal::new(Why::Certificate, text))
-    })?;
-    let socket = dial::tcp(address, OPENING)
-        .await
-        .map_err(|error| match error.kind() {
-            ErrorKind::ConnectionRefused => End::Port,
-            _ => End::Unreachable(error.to_string()),
-        })?;
-    let connector = TlsConnector::from(Arc::clone(&shared.material.sides().client));
-    let secured = async {
-        let mut secure = connector.connect(name, socket).await?;
-        // In TLS 1.3 this side is done before the other has looked at its certificate (RFC 8446
-        // §4.4.2.4). Whoever accepts it begins with the settings of HTTP/2 (RFC 9113 §3.4), and
-        // nothing is sent before, or a reset could overtake the alert that says why not.
-        let accepted = secure.fill_buf().await?;
-        match accepted.is_empty() {
-            true => Err(io::Error::from(ErrorKind::UnexpectedEof)),
-            false => Ok(secure),
-        }
-    };
-    let secure = match tokio::time::timeout(OPENING, secured).await {
-        Err(_) => return Err(End::Unreachable("no TLS in time".to_owned())),
-        Ok(Ok(secure)) => secure,
-        // The kind that rustls gives what it refuses itself or is told by an alert.
-        Ok(Err(error)) if error.kind() == ErrorKind::InvalidData => {
-            let text = format!("TLS: {error}");
-            return Err(End::Refused(Refusal::new(Why::Certificate, text)));
-        }
-        Ok(Err(error)) => return Err(End::Unreachable(format!("TLS: {error}"))),
-    };
-    let tuning = Tuning {
-        window: 1 << 20,
-        ping_every: Duration::from_secs(10),
-        ping_timeout: SILENCE,
-    };
-    let started = Connection::start(secure, tuning).await;
-    started.map_err(|error| End::Unreachable(dial::chain(&error)))
-}
+/// What the peer says on a connection, its welcome, and when the hello was sent, ms since boot.
+type Greeted = (Streaming<v1::ToSender>, v1::Welcome, u64);
 
 /// One class of links to one life of a node.
 struct Link {
@@ -197,20 +149,21 @@ impl Link {
     /// Dials until the peer leaves the view.
     async fn keep(self) {
         let mut failures = 0;
-        loop {
-            let closing = self.peer.closing.notified();
-            tokio::pin!(closing);
-            // Before the look at the flag, so that no notification is missed between the two.
-            closing.as_mut().enable();
-            if self.peer.is_closed() {
-                return;
-            }
+        let mut trouble = Trouble::default();
+        let mut next = None;
+        while !self.peer.is_closed() {
             let end = tokio::select! {
-                () = &mut closing => return self.broken("the peer left the view"),
-                end = self.once() => end,
+                () = self.peer.until_closed() => return self.broken("the peer left the view"),
+                end = self.once(next.take(), &mut trouble) => end,
             };
             let mut pause = Duration::from_millis(PAUSES_MS[failures.min(PAUSES_MS.len() - 1)]);
             failures += 1;
+            let is_up = self.outbox.is_up.load(Ordering::Relaxed);
+            let is_soft = matches!(&end, End::Turned(way) if way.via.is_none());
+            if is_up && !is_soft {
+                self.broken(&end.reason());
+                (failures, trouble) = (1, Trouble::default());
+            }
             match end {
                 End::Port => {
                     self.port(true);
@@ -218,7 +171,7 @@ impl Link {
                     let half = self.shared.options.timing.refused_ms / 2;
                     pause = pause.min(Duration::from_millis(half));
                 }
-                End::Unreachable(reason) => {
+                End::Cut(reason) | End::Mute(reason) => {
                     let fields = [("peer", self.peer.node.to_string()), ("reason", reason)];
                     self.shared.log(Level::Debug, "link not opened", &fields);
                 }
@@ -231,13 +184,14 @@ impl Link {
                         false => REFUSED_PAUSE,
                     };
                 }
-                End::Broken(reason) => {
-                    failures = 1;
-                    self.broken(&reason);
+                End::Broken(_) => {}
+                End::Turned(way) => {
+                    next = Some(way);
+                    continue;
                 }
             }
             tokio::select! {
-                () = &mut closing => return,
+                () = self.peer.until_closed() => return,
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -263,17 +217,99 @@ impl Link {
         }
     }
 
-    /// One connection from its opening to its end.
-    async fn once(&self) -> End {
-        let address = self.peer.address.lock().clone();
-        let opened = open(&self.shared, &self.peer.node, &address).await;
-        let connection = match opened {
-            Ok(connection) => connection,
+    fn address(&self) -> String {
+        self.peer.address.lock().clone()
+    }
+
+    /// Opens a connection: straight, or where the port has been out of reach for a while, over a
+    /// third node.
+    async fn reach(&self, trouble: &mut Trouble) -> Result<Way, End> {
+        let began_ms = clock::now_ms();
+        let end = match self.straight().await {
+            Ok(way) => return Ok(way),
+            Err(end) => end,
+        };
+        if !trouble.is_due(began_ms, &end) {
+            return Err(end);
+        }
+        let found = tunnel::over(&self.shared, &self.peer, trouble.rounds).await;
+        found.inspect_err(|_| trouble.in_vain())
+    }
+
+    async fn straight(&self) -> Result<Way, End> {
+        let connection = way::straight(&self.shared, &self.peer.node, &self.address()).await?;
+        self.port(false);
+        Ok(Way {
+            connection,
+            via: None,
+        })
+    }
+
+    /// Returns when there is a better way than the one that the link goes: over a third node when it
+    /// is silent and the peer's port cannot be reached, and straight as soon as that works again.
+    async fn turn(&self, is_straight: bool) -> Way {
+        let mut round = 0;
+        loop {
+            if !is_straight {
+                tokio::time::sleep(STRAIGHT_EVERY).await;
+                if let Ok(way) = self.straight().await {
+                    return way;
+                }
+                continue;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            if self.outbox.silent_ms() < DOUBT_MS {
+                continue;
+            }
+            // Where the port opens, the process may be stopped or slow: no way leads to it then. One
+            // that refuses is found by dialling it, when the link has broken.
+            if let Err(End::Cut(_)) = way::socket(&self.address()).await {
+                let found = tunnel::over(&self.shared, &self.peer, round).await;
+                round += 1;
+                let is_silent = self.outbox.silent_ms() >= DOUBT_MS;
+                if let (Ok(way), true) = (found, is_silent) {
+                    return way;
+                }
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    }
+
+    /// One connection from its opening to its end; `opened` is there already.
+    async fn once(&self, opened: Option<Way>, trouble: &mut Trouble) -> End {
+        let opened = match opened {
+            Some(way) => Ok(way),
+            None => self.reach(trouble).await,
+        };
+        let Way { connection, via } = match opened {
+            Ok(way) => way,
             Err(end) => return end,
         };
-        self.port(false);
+        let (words, welcome, sent) = match self.greet(connection).await {
+            Ok(greeted) => greeted,
+            Err(end) => return end,
+        };
+        if let Err(refusal) = self.judge(&welcome, sent) {
+            // The words of a peer that refuses us need no answer.
+            if welcome.refused.is_empty() {
+                self.say_bye(&refusal).await;
+            }
+            return End::Refused(refusal);
+        }
+        if let Err(refusal) = self.stand(&welcome, &via) {
+            self.say_bye(&refusal).await;
+            return End::Refused(refusal);
+        }
+        *trouble = Trouble::default();
+        self.listen(words, via.is_none()).await
+    }
+
+    /// Says hello, and hears the answer and when the hello was sent.
+    async fn greet(&self, connection: Connection) -> Result<Greeted, End> {
         let generation = {
             let mut state = self.outbox.state.lock();
+            // What was sent on a connection before and not received goes again on this one.
+            state.relay.disconnected();
             state.generation += 1;
             (state.ping, state.bye) = (None, None);
             state.is_armed = false;
@@ -295,33 +331,19 @@ impl Link {
                 Class::Stanza => client.stanzas(frames).await,
                 Class::Bulk => client.bulk(frames).await,
             };
-            let mut words = answer
-                .map_err(|s| End::Unreachable(status_text(&s)))?
-                .into_inner();
+            let mut words = answer.map_err(|s| End::Mute(status_text(&s)))?.into_inner();
             let first = words.message().await;
-            let first = first.map_err(|s| End::Unreachable(status_text(&s)))?;
+            let first = first.map_err(|s| End::Mute(status_text(&s)))?;
             match first.and_then(|m| m.kind) {
                 Some(v1::to_sender::Kind::Welcome(welcome)) => Ok((words, welcome)),
-                _ => Err(End::Unreachable("no welcome".to_owned())),
+                _ => Err(End::Mute("no welcome".to_owned())),
             }
         };
-        let (words, welcome) = match tokio::time::timeout(GREETING, greeted).await {
-            Ok(Ok(greeted)) => greeted,
-            Ok(Err(end)) => return end,
-            Err(_) => return End::Unreachable("no welcome in time".to_owned()),
-        };
-        if let Err(refusal) = self.judge(&welcome, sent) {
-            // The words of a peer that refuses us need no answer.
-            if welcome.refused.is_empty() {
-                self.say_bye(&refusal).await;
-            }
-            return End::Refused(refusal);
+        match tokio::time::timeout(GREETING, greeted).await {
+            Ok(Ok((words, welcome))) => Ok((words, welcome, sent)),
+            Ok(Err(end)) => Err(end),
+            Err(_) => Err(End::Mute("no welcome in time".to_owned())),
         }
-        if let Err(refusal) = self.stand(&welcome) {
-            self.say_bye(&refusal).await;
-            return End::Refused(refusal);
-        }
-        self.listen(words).await
     }
 
     fn judge(&self, welcome: &v1::Welcome, sent_ms: u64) -> Result<(), Refusal> {
@@ -376,7 +398,7 @@ impl Link {
         self.broken("refused");
     }
 
-    fn stand(&self, welcome: &v1::Welcome) -> Result<(), Refusal> {
+    fn stand(&self, welcome: &v1::Welcome, via: &Option<NodeId>) -> Result<(), Refusal> {
         let none = v1::Words::default();
         let message = welcome.words.as_ref().unwrap_or(&none);
         let breach = |e: &dyn std::error::Error| Refusal::new(Why::Breach, e.to_string());
@@ -392,6 +414,8 @@ impl Link {
             outcomes
         };
         let (peer, class) = (self.peer.incarnation, self.outbox.class);
+        self.outbox.heard();
+        let before = std::mem::replace(&mut *self.outbox.via.lock(), via.clone());
         self.outbox.is_up.store(true, Ordering::Relaxed);
         self.outbox.connects.fetch_add(1, Ordering::Relaxed);
         let fields = [
@@ -401,6 +425,7 @@ impl Link {
             ("version", welcome.version.chars().take(64).collect()),
         ];
         self.shared.log(Level::Info, "link up", &fields);
+        self.tell_way(before, via);
         self.shared.tell(LinkEvent::Up { peer, class });
         let receiver = &self.shared.receiver;
         receiver.observed(peer, message.clock, Epoch(message.epoch));
@@ -410,15 +435,34 @@ impl Link {
         Ok(())
     }
 
-    async fn listen(&self, mut words: Streaming<v1::ToSender>) -> End {
+    /// For the operator, once for each change.
+    fn tell_way(&self, before: Option<NodeId>, via: &Option<NodeId>) {
+        let (event, third) = match (before, via) {
+            (before, Some(third)) if before.as_ref() != Some(third) => {
+                ("link opened over a third node", third.clone())
+            }
+            (Some(third), None) => ("link is direct again", third),
+            _ => return,
+        };
+        let fields = [
+            ("peer", self.peer.node.to_string()),
+            ("class", format!("{:?}", self.outbox.class).to_lowercase()),
+            ("via", third.to_string()),
+        ];
+        self.shared.log(Level::Info, event, &fields);
+    }
+
+    async fn listen(&self, mut words: Streaming<v1::ToSender>, is_straight: bool) -> End {
         let mut pings = tokio::time::interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heard_ms = clock::now_ms();
+        let turn = self.turn(is_straight);
+        tokio::pin!(turn);
         loop {
             let message = tokio::select! {
                 message = words.message() => message,
+                way = &mut turn => return End::Turned(way),
                 _ = pings.tick() => {
-                    let silent_ms = clock::now_ms().saturating_sub(heard_ms);
+                    let silent_ms = self.outbox.silent_ms();
                     // Not while we ourselves were stopped: then there are answers to be read.
                     if silent_ms > SILENCE.as_millis() as u64 + PING_EVERY.as_millis() as u64 * 2
                         && !self.peek(&mut words).await
@@ -429,7 +473,7 @@ impl Link {
                     continue;
                 }
             };
-            heard_ms = clock::now_ms();
+            self.outbox.heard();
             match message {
                 Ok(Some(message)) => {
                     if let Err(refusal) = self.hear(message) {
@@ -490,7 +534,7 @@ impl Link {
     }
 }
 
-fn status_text(status: &tonic::Status) -> String {
+pub(super) fn status_text(status: &tonic::Status) -> String {
     match std::error::Error::source(status) {
         Some(source) => format!("{}: {}", status.message(), dial::chain(source)),
         None => status.message().to_owned(),

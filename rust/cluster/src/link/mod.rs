@@ -14,6 +14,11 @@
 //! Who is at the other end: the certificate must bear the node's name (a DNS name of its
 //! subjectAltName), and the hello must tell the same name, cluster, a neighbouring protocol version
 //! and a clock within half a second. Both sides log one line when a peer is refused.
+//!
+//! Where the way between two nodes is cut and both reach a third one, the link goes over that: a
+//! tunnel of bytes ([`tunnel`]) below TLS, so the third node can hold back or break off and nothing
+//! else. All that is said here of a link holds for such a one, end to end. As soon as the direct way
+//! works again the link takes it.
 
 mod dial;
 mod material;
@@ -21,6 +26,8 @@ mod note;
 mod pack;
 mod peer;
 mod serve;
+mod tunnel;
+mod way;
 
 use crate::clock;
 use crate::id::{Epoch, Incarnation, NodeId, Timing};
@@ -39,6 +46,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 pub use crate::relay::Class;
@@ -49,6 +57,8 @@ pub use serve::{Refusal, Why};
 pub const FRAME_BYTES: usize = 64 << 10;
 /// Most bytes of one unit: what is larger (a hand-over) goes in parts.
 pub const UNIT_BYTES_MAX: usize = 1 << 20;
+/// Tunnels that a node carries for others at a time: both classes, both ways, of 16 cut pairs.
+pub const TUNNELS_MAX: usize = 64;
 /// Most notes that wait for a peer; the oldest goes.
 const NOTES_MAX: usize = 64;
 /// What may wait for company goes so long after what went before it: a frame costs a node many
@@ -74,6 +84,8 @@ pub struct Options {
     /// Bytes that a peer may have sent and the node not taken on, each class. The same in all
     /// nodes, and at least [`WINDOW_BYTES_MIN`], or the largest units find no room.
     pub window_bytes: u64,
+    /// Ways for others that this node is at a time: [`TUNNELS_MAX`].
+    pub tunnels_max: usize,
     /// Pings.
     pub timing: Timing,
     /// Version of the protocol that it says it speaks: [`crate::member::PROTOCOL`].
@@ -129,7 +141,7 @@ pub enum LinkEvent {
         /// For people.
         reason: String,
     },
-    /// Its port refused a connection, or accepted one.
+    /// Its port refused a connection, or accepted one; a direct one, never over a third node.
     Port {
         /// Whose.
         peer: Incarnation,
@@ -183,6 +195,8 @@ pub struct LinkStats {
     pub class: Class,
     /// Our connection to it stands.
     pub is_up: bool,
+    /// Over which third node our connection to it goes, while the direct way is cut.
+    pub via: Option<NodeId>,
     /// Its connection to us stands.
     pub is_heard: bool,
     /// Times our connection stood.
@@ -240,6 +254,8 @@ pub(crate) struct Shared {
     changing: Mutex<View>,
     connection: AtomicU64,
     refused: AtomicU64,
+    /// Room for ways that this node is for others.
+    tunnels: Arc<Semaphore>,
     is_closed: AtomicBool,
     runtime: Handle,
     listener: Mutex<Option<AbortHandle>>,
@@ -275,6 +291,7 @@ impl Links {
             // Above those of an earlier process of this life, if there could be one.
             connection: AtomicU64::new(clock::wall_ms()),
             refused: AtomicU64::new(0),
+            tunnels: Arc::new(Semaphore::new(options.tunnels_max)),
             is_closed: AtomicBool::new(false),
             runtime,
             listener: Mutex::new(None),
@@ -500,6 +517,13 @@ impl Links {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
+    }
+
+    /// Ways that this node is for others now.
+    #[must_use]
+    pub fn tunnels(&self) -> usize {
+        let free = self.0.tunnels.available_permits();
+        self.0.options.tunnels_max.saturating_sub(free)
     }
 
     /// Ends every link and listens no more.

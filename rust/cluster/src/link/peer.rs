@@ -1,6 +1,7 @@
 //! What is kept of another process: both directions of both classes, and how its links do.
 
 use super::{Class, LinkStats};
+use crate::clock;
 use crate::id::{Incarnation, NodeId};
 use crate::relay::{Inbound, Outbound};
 use bytes::Bytes;
@@ -73,6 +74,22 @@ pub(super) struct Outbox {
     pub(super) is_up: AtomicBool,
     pub(super) connects: AtomicU64,
     pub(super) resets: AtomicU64,
+    /// When the peer was last heard on it, ms since boot.
+    pub(super) heard_ms: AtomicU64,
+    /// The third node over which the last connection that stood went.
+    pub(super) via: Mutex<Option<NodeId>>,
+}
+
+impl Outbox {
+    /// The peer said something.
+    pub(super) fn heard(&self) {
+        self.heard_ms.store(clock::now_ms(), Ordering::Relaxed);
+    }
+
+    /// For how long it has said nothing, ms.
+    pub(super) fn silent_ms(&self) -> u64 {
+        clock::now_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed))
+    }
 }
 
 pub(super) struct OutState {
@@ -166,6 +183,8 @@ impl Peer {
                 is_up: AtomicBool::new(false),
                 connects: AtomicU64::new(0),
                 resets: AtomicU64::new(0),
+                heard_ms: AtomicU64::new(0),
+                via: Mutex::default(),
             })
         };
         let inbox = |class| {
@@ -231,6 +250,27 @@ impl Peer {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Returns when it has left the view.
+    pub(super) async fn until_closed(&self) {
+        let closing = self.closing.notified();
+        tokio::pin!(closing);
+        // Before the look at the flag, so that no notification is missed between the two.
+        closing.as_mut().enable();
+        if !self.is_closed() {
+            closing.await;
+        }
+    }
+
+    /// Whether it is in the view, and our link to it stands, goes straight and is heard: then others
+    /// can be reached over it, and it over us.
+    pub(super) fn is_near(&self, silent_max_ms: u64) -> bool {
+        let outbox = self.outbox(Class::Stanza);
+        self.is_dialled.load(Ordering::Relaxed)
+            && outbox.is_up.load(Ordering::Relaxed)
+            && outbox.via.lock().is_none()
+            && outbox.silent_ms() <= silent_max_ms
+    }
+
     pub(super) fn stats(&self) -> impl Iterator<Item = LinkStats> + '_ {
         self.outboxes.iter().zip(&self.inboxes).map(|(out, inb)| {
             let (sent, queued_bytes, pending) = {
@@ -238,11 +278,13 @@ impl Peer {
                 let relay = &state.relay;
                 (relay.counts(), relay.queued_bytes(), relay.pending())
             };
+            let is_up = out.is_up.load(Ordering::Relaxed);
             LinkStats {
                 node: self.node.clone(),
                 incarnation: self.incarnation,
                 class: out.class,
-                is_up: out.is_up.load(Ordering::Relaxed),
+                is_up,
+                via: out.via.lock().clone().filter(|_| is_up),
                 is_heard: inb.is_up.load(Ordering::Relaxed),
                 connects: out.connects.load(Ordering::Relaxed),
                 resets: out.resets.load(Ordering::Relaxed),

@@ -4,6 +4,7 @@ use super::material::{bears, names};
 use super::note;
 use super::pack::{self, OUTCOMES_MAX};
 use super::peer::{Inbox, Pause, Peer, wake};
+use super::tunnel;
 use super::{Class, LinkEvent, Shared, Taken, UNIT_BYTES_MAX, WORD_PATIENCE};
 use crate::dial::SEND_BUFFER_BYTES;
 use crate::id::{Epoch, Incarnation, NodeId, SKEW_MAX_MS};
@@ -186,10 +187,10 @@ async fn serve(shared: Arc<Shared>, secure: Secure, names: Vec<String>, address:
 }
 
 /// One connection, whose certificate bears these names.
-struct Door {
-    shared: Arc<Shared>,
+pub(super) struct Door {
+    pub(super) shared: Arc<Shared>,
     names: Arc<[String]>,
-    address: Arc<str>,
+    pub(super) address: Arc<str>,
 }
 
 type Answers = Pin<Box<dyn Stream<Item = Result<v1::ToSender, Status>> + Send>>;
@@ -198,6 +199,7 @@ type Answers = Pin<Box<dyn Stream<Item = Result<v1::ToSender, Status>> + Send>>;
 impl Relay for Door {
     type StanzasStream = Answers;
     type BulkStream = Answers;
+    type TunnelStream = tunnel::Pieces;
 
     async fn stanzas(
         &self,
@@ -223,11 +225,19 @@ impl Relay for Door {
         }
         Ok(Response::new(self.welcome(judged.as_ref(), None)))
     }
+
+    async fn tunnel(
+        &self,
+        request: Request<Streaming<v1::TunnelPiece>>,
+    ) -> Result<Response<tunnel::Pieces>, Status> {
+        let pieces = tunnel::serve(self, request.into_inner()).await?;
+        Ok(Response::new(pieces))
+    }
 }
 
 impl Door {
     /// Whoever it is: one of ours, by certificate, cluster and version.
-    fn judge_peer(&self, hello: &v1::Hello) -> Result<(), Refusal> {
+    pub(super) fn judge_peer(&self, hello: &v1::Hello) -> Result<(), Refusal> {
         let own = &self.shared.options;
         if !bears(&self.names, &hello.node) {
             let text = format!(

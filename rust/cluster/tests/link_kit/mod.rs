@@ -1,9 +1,13 @@
 //! Nodes that are nothing but links, with certificates and proxies between them.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+mod wall;
+
 use antiphon_cluster::clock;
 use antiphon_cluster::id::{Epoch, Incarnation, NodeId, Timing};
-use antiphon_cluster::link::{Class, LinkEvent, Links, Options, Receiver, Taken, Target};
+use antiphon_cluster::link::{
+    Class, LinkEvent, Links, Options, Receiver, TUNNELS_MAX, Taken, Target,
+};
 use antiphon_cluster::log::{Fields, Level, Log};
 use antiphon_cluster::member::PROTOCOL;
 use antiphon_cluster::relay::Outcome;
@@ -16,6 +20,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+
+pub use wall::Wall;
 
 /// Who signs certificates of nodes.
 pub struct Authority {
@@ -136,6 +142,7 @@ pub struct Plan {
     pub wall_ms: fn() -> u64,
     pub window_bytes: u64,
     pub queue_bytes_max: usize,
+    pub tunnels_max: usize,
     pub threads: usize,
     pub keeps: bool,
     pub answer: Answer,
@@ -151,6 +158,7 @@ impl Plan {
             wall_ms: clock::wall_ms,
             window_bytes: 2 << 20,
             queue_bytes_max: 4 << 20,
+            tunnels_max: TUNNELS_MAX,
             threads: 1,
             keeps: true,
             answer: Box::new(|_, _, _, _, _| Taken::Settled(Outcome::Done)),
@@ -181,6 +189,7 @@ impl Plan {
             tls: files,
             queue_bytes_max: self.queue_bytes_max,
             window_bytes: self.window_bytes,
+            tunnels_max: self.tunnels_max,
             timing: Timing::default(),
             protocol: self.protocol,
             wall_ms: self.wall_ms,
@@ -247,6 +256,33 @@ impl Node {
             .filter(|s| s.incarnation == to.life() && s.is_up)
             .count()
             == 2
+    }
+
+    /// Over whom its links to another go: stanzas, bulk.
+    pub fn via(&self, to: &Node) -> [Option<String>; 2] {
+        let stats = self.links.stats();
+        [Class::Stanza, Class::Bulk].map(|class| {
+            let found = stats
+                .iter()
+                .find(|s| s.incarnation == to.life() && s.class == class);
+            let via = found.and_then(|s| s.via.as_ref());
+            via.map(ToString::to_string)
+        })
+    }
+
+    /// Whether its port was ever called refused.
+    pub fn saw_refusal(&self) -> bool {
+        let events = self.events.lock().expect("events");
+        let is_refusal = |e: &LinkEvent| {
+            matches!(
+                e,
+                LinkEvent::Port {
+                    is_refused: true,
+                    ..
+                }
+            )
+        };
+        events.iter().any(is_refusal)
     }
 
     /// Everything of it is gone, as with a process.
