@@ -170,7 +170,7 @@ def _links(look: Look) -> list[str]:
         (
             f"{name} > {peer.node}",
             peer.traffic_class,
-            "up" if peer.is_up else "down",
+            _way(peer),
             _bytes(peer.queued_bytes),
             f"{peer.pending:,}",
             f"{peer.sent.stanzas:,}",
@@ -188,8 +188,15 @@ def _links(look: Look) -> list[str]:
     return [*lines, ""]
 
 
+def _way(peer: Peer) -> str:
+    if not peer.is_up:
+        return "down"
+    return "up" if peer.via is None else f"via {peer.via}"
+
+
 def _is_odd(peer: Peer) -> bool:
-    return not peer.is_up or peer.queued_bytes > 0 or peer.resets > 0 or peer.sent.again > 0
+    is_good = peer.is_up and peer.via is None
+    return not is_good or peer.queued_bytes > 0 or peer.resets > 0 or peer.sent.again > 0
 
 
 def _etcd(look: Look) -> list[str]:

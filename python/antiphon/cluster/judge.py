@@ -186,6 +186,12 @@ def _link(name: str, peer: Peer) -> Iterator[Finding]:
             text=f"the link from {name} to {peer.node} ({peer.traffic_class}) is down",
             advice=f"the log of {name} says why: network, certificates, clocks",
         )
+    elif peer.via is not None:
+        yield Finding(
+            level="warning",
+            text=f"the link from {way} goes over {peer.via}",
+            advice=f"{name} cannot reach {peer.node} at its relay port: see the network between",
+        )
     elif peer.queued_bytes > LONG_QUEUE_BYTES:
         size = peer.queued_bytes / 1024 / 1024
         yield Finding(

@@ -27,14 +27,16 @@ class Traffic(Struct, frozen=True, kw_only=True):
 class Peer(Struct, frozen=True, kw_only=True, rename={"traffic_class": "class"}):
     """The links to and from one peer, of one class (`stanzas`, `bulk`).
 
-    `is_up`: what we send goes; `is_heard`: what it sends comes. `queued_bytes` wait for the socket,
-    `pending` units wait to be done.
+    `is_up`: what we send goes; `via`: over which third node, while the direct way is cut;
+    `is_heard`: what it sends comes. `queued_bytes` wait for the socket, `pending` units wait to be
+    done.
     """
 
     node: str
     incarnation: int = 0
     traffic_class: str = "stanzas"
     is_up: bool = False
+    via: str | None = None
     is_heard: bool = False
     connects: int = 0
     resets: int = 0
@@ -122,6 +124,8 @@ class ClusterStatus(Struct, frozen=True, kw_only=True):
     sessions: int = 0
     proxies: int = 0
     peers: list[Peer] = field(default_factory=list)
+    tunnels: int = 0
+    """Links of others, one way and class each, that go over this node."""
     handovers: Handovers = field(default_factory=Handovers)
     refused_frames: int = 0
     deduplicated: int = 0

@@ -342,6 +342,17 @@ CLUSTER = (
         help="1 while the link to a peer stands.",
         labels=("peer", "class"),
     ),
+    RELAY_DETOURS := Metric(
+        name="antiphon_relay_detours",
+        kind="gauge",
+        help="1 while the link to a peer goes over a third node, since the direct way is cut.",
+        labels=("peer", "class"),
+    ),
+    RELAY_TUNNELS := Metric(
+        name="antiphon_relay_tunnels",
+        kind="gauge",
+        help="Links of other nodes that go over this one.",
+    ),
     RELAY_RESETS := Metric(
         name="antiphon_relay_resets_total",
         kind="counter",

@@ -61,6 +61,7 @@ def series(view: ClusterStatus) -> Mapping[Metric, Series]:
         },
         names.CLUSTER_REFUSED: {(): view.refused_frames},
         names.CLUSTER_DEDUPLICATED: {(): view.deduplicated},
+        names.RELAY_TUNNELS: {(): view.tunnels},
         names.ETCD_CALLS: {(): view.etcd.calls},
         names.ETCD_FAILURES: {(): view.etcd.failures},
         names.ETCD_AGE: {}
@@ -84,6 +85,7 @@ def _relay(peers: list[Peer]) -> Mapping[Metric, Series]:
         link = (peer.node, peer.traffic_class)
         up = by_link[names.RELAY_UP]
         up[link] = max(up.get(link, 0), float(peer.is_up))
+        add(names.RELAY_DETOURS, *link, by=float(peer.via is not None))
         add(names.RELAY_RESETS, *link, by=peer.resets)
         add(names.RELAY_QUEUED, *link, by=peer.queued_bytes)
         add(names.RELAY_PENDING, *link, by=peer.pending)

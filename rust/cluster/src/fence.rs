@@ -7,6 +7,13 @@
 //! links are down at that time, for a link counts only while its peer answered a ping of late.
 //! So a node that has most of its links, each without a break since before its last good keepalive
 //! was sent, is in; any other must ask etcd again before it acknowledges anything.
+//!
+//! A link that goes over a third node ([`crate::link`]) counts like any other, here and where a view
+//! agrees that etcd is gone. What counts is the word of the peer at its other end, who answers only
+//! what it has heard and then calls the asker heard in turn; the third node can keep it back and
+//! cannot make it up. So two majorities still meet, whatever way they speak, and a part of the
+//! cluster that no node joins with the rest is as alone as before. Whoever is heard over a third node
+//! can moreover deny that etcd is gone.
 
 use crate::id::{Incarnation, Mono, SKEW_MAX_MS, Timing};
 use crate::planted::{Bug, Planted};

@@ -120,6 +120,13 @@ def test_the_screen_names_what_is_wrong_and_what_to_do(shell: Shell, place: Plac
     assert "nothing is wrong" not in ended.out
 
 
+def test_the_screen_tells_which_link_goes_over_a_third_node(shell: Shell, place: Place) -> None:
+    place.nodes.fakes["a"].more = {"peers": [{"node": "b", "is_up": True, "via": "c"}]}
+    ended = shell("cluster", "status")
+    assert "a > b  stanzas  via c" in ended.out
+    assert "warning: the link from a to b (stanzas) goes over c\n    a cannot reach" in ended.out
+
+
 def test_scripts_get_the_document_of_the_node_and_more(shell: Shell, place: Place) -> None:
     document = json.loads(shell("cluster", "status", "--json").out)
     own = json.loads(json.dumps(status("a", place.nodes.members)))

@@ -61,6 +61,7 @@ def test_a_sound_cluster_has_nothing_to_say() -> None:
         (view(node("b", lease_left_ms=2_000, **shards())), "error", "the lease of b ends in 2.0 s"),
         (view(node("b", etcd={"last_contact_ms": 7_000}, **shards())), "warning", "b heard nothing of etcd for 7 s"),
         (view(node("a", peers=[{**LINK, "is_up": False}], **shards())), "error", "the link from a to b (bulk) is down"),
+        (view(node("a", peers=[{**LINK, "via": "c"}], **shards())), "warning", "the link from a to b (bulk) goes over c"),
         (view(node("a", peers=[{**LINK, "queued_bytes": 20 << 20}], **shards())), "warning", "20 MiB wait from a to b (bulk)"),
         (view(node("a", refused_frames=3, **shards())), "note", "frames that were refused since the start: a 3"),
         (view(members=changed(state="draining")), "note", "a drains, 1365 shards left"),

@@ -291,9 +291,10 @@ def test_files_that_are_no_certificates_are_refused(tmp_path: Path, key: str, li
 def view() -> ClusterStatus:
     traffic = {"frames": 2, "stanzas": 20, "bytes": 200, "again": 1}
     link = {"node": "b", "class": "stanzas", "is_up": True, "queued_bytes": 5, "pending": 6,
-            "resets": 3, "sent": traffic, "received": traffic}  # fmt: skip
-    old = {**link, "is_up": False, "incarnation": 1}
-    text = json.dumps(status("a", {"a": "h:1", "b": "h:2"}, peers=[link, old], refused_frames=9))
+            "resets": 3, "via": "c", "sent": traffic, "received": traffic}  # fmt: skip
+    old = {**link, "is_up": False, "via": None, "incarnation": 1}
+    more = {"refused_frames": 9, "tunnels": 2}
+    text = json.dumps(status("a", {"a": "h:1", "b": "h:2"}, peers=[link, old], **more))
     found = read(text)
     assert found is not None
     return found
@@ -307,6 +308,8 @@ def test_every_metric_of_a_cluster_has_values() -> None:
     assert found[names.CLUSTER_HANDOVERS][("taken_unclean",)] == 3
     assert found[names.CLUSTER_REFUSED] == {(): 9}
     assert found[names.RELAY_UP] == {("b", "stanzas"): 1}
+    assert found[names.RELAY_DETOURS] == {("b", "stanzas"): 1}
+    assert found[names.RELAY_TUNNELS] == {(): 2}
     assert found[names.RELAY_STANZAS][("b", "stanzas", "sent")] == 40
     assert found[names.ETCD_AGE] == {(): 0.1}
     for metric, values in found.items():
