@@ -151,7 +151,7 @@ async def _until_done(trial: Trial, written: set[Mark]) -> None:
 async def _until_direct(nodes: list[Node]) -> None:
     """Until no link of these goes over a third node."""
     begun = time.monotonic()
-    while any(await asyncio.to_thread(n.metric, "antiphon_relay_detours") for n in nodes):
+    while any([await asyncio.to_thread(n.metric, "antiphon_relay_detours") for n in nodes]):
         assert time.monotonic() - begun < CLOSED_S, "a link still goes over a third node"
         await asyncio.sleep(0.3)
 
