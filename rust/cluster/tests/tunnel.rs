@@ -13,7 +13,8 @@ mod link_kit;
 use antiphon_cluster::link::{Class, Target};
 use antiphon_cluster::tls::Files;
 use folder::Folder;
-use link_kit::{Authority, Node, Plan, Wall, send_for_sure, unit, wait};
+use link_kit::wall::Wall;
+use link_kit::{Authority, Node, Plan, send_for_sure, unit, wait};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -262,6 +263,27 @@ fn a_foreign_certificate_is_refused_through_a_tunnel_as_well() {
     assert!(b.lines.has("tunnel opened peer=a to=h"));
     assert_eq!(a.via(&h), [None, None]);
     assert!(!a.is_up(&h) && !a.saw_refusal());
+}
+
+#[test]
+fn the_end_of_a_peer_behind_a_tunnel_is_seen_and_no_evidence_of_its_death() {
+    let net = Net::new();
+    let (a, b, mut h) = (net.start("a", 1), net.start("b", 2), net.start("h", 3));
+    let to_h = Wall::start(h.target.address.clone());
+    to_h.close();
+    a.links.view(&[b.target.clone(), behind(&to_h, &h)]);
+    h.links.view(&[a.target.clone(), b.target.clone()]);
+    b.links.view(&[a.target.clone(), h.target.clone()]);
+    wait("over b", || a.via(&h) == named("b"));
+    h.stop();
+    wait("b finds its port refused", || b.saw_refusal());
+    wait("a finds its link broken", || {
+        !a.links.is_up(h.life(), Class::Stanza)
+    });
+    // Long enough for it to ask b again.
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(!a.saw_refusal());
+    assert_eq!(b.links.tunnels(), 0);
 }
 
 #[test]

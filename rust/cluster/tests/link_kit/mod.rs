@@ -1,7 +1,7 @@
 //! Nodes that are nothing but links, with certificates and proxies between them.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-mod wall;
+pub mod wall;
 
 use antiphon_cluster::clock;
 use antiphon_cluster::id::{Epoch, Incarnation, NodeId, Timing};
@@ -20,8 +20,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-
-pub use wall::Wall;
 
 /// Who signs certificates of nodes.
 pub struct Authority {
