@@ -37,6 +37,7 @@ class _Probe:
 
     client: Client
     heard: list[float] = field(default_factory=list)
+    ended: float = 0.0
 
     async def run(self, end: float) -> None:
         """Writes and listens until `end`."""
@@ -49,10 +50,11 @@ class _Probe:
                 self.heard.append(time.monotonic())
             self.heard += [time.monotonic() for e in self.client.drain() if e.name == "message"]
             await asyncio.sleep(BEAT_S)
+        self.ended = time.monotonic()
 
     def gap_s(self, since: float) -> float:
-        """The longest time without an answer, from `since` on."""
-        times = [since, *(at for at in self.heard if at >= since)]
+        """The longest time without an answer, from `since` to the end of the watch."""
+        times = [since, *(at for at in self.heard if at >= since), self.ended]
         gaps = [after - before for before, after in pairwise(times)]
         return max(gaps, default=float("inf"))
 

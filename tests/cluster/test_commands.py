@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from typing import cast
 
 from cluster.support.site import Site
 
@@ -99,3 +100,49 @@ async def test_sessions_of_a_user_on_all_nodes_are_listed_and_ended_from_any(sit
     for client in clients[1:]:
         await client.sync()
         await client.close()
+
+
+async def test_a_reload_takes_new_certificates_and_links_are_made_with_them(site: Site) -> None:
+    node = site["b"]
+    kept = [(path, path.read_bytes()) for path in (node.identity.certificate, node.identity.key)]
+    fresh = site.authority.node("b", label="b-renewed")
+    try:
+        for (path, _), new in zip(kept, (fresh.certificate, fresh.key), strict=True):
+            path.write_bytes(new.read_bytes())
+        done = await asyncio.to_thread(site["a"].command, "cluster", "reload")
+        assert done.returncode == 0, done.stdout + done.stderr
+        before = await asyncio.to_thread(_connects, site, "a", "b")
+        # Broken links are made anew, with what was read.
+        site.network.cut(site["a"].place, node.place)
+        await asyncio.sleep(7.0)
+        site.network.heal()
+        begun = time.monotonic()
+        while await asyncio.to_thread(_connects, site, "a", "b") <= before:
+            assert time.monotonic() - begun < 30, "no link after the certificate was renewed"
+            await asyncio.sleep(0.3)
+        assert not [line for line in ("refused", "expired") if line in node.log_text(tail=2_000)]
+    finally:
+        for path, content in kept:
+            path.write_bytes(content)
+        await asyncio.to_thread(site["a"].command, "cluster", "reload")
+        await asyncio.to_thread(site.heal)
+
+
+def _connects(site: Site, one: str, other: str) -> int:
+    """How often the links from one node to another stood."""
+    raw = site.statuses([site[one]])[one].raw
+    peers = cast("list[dict[str, int | str]]", raw["peers"])
+    return sum(int(peer["connects"]) for peer in peers if peer["node"] == other)
+
+
+async def test_a_log_level_is_changed_on_the_node_that_is_named(site: Site) -> None:
+    done = await asyncio.to_thread(site["a"].command, "cluster", "log-level", "debug", "b")
+    try:
+        assert done.returncode == 0, done.stdout + done.stderr
+        before = site["b"].log_size
+        (account,) = await asyncio.to_thread(site.strangers, 1)
+        client = await site.online(site["b"], account, "phone")
+        await client.close()
+        assert '"debug"' in site["b"].log_since(before).lower()
+    finally:
+        await asyncio.to_thread(site["a"].command, "cluster", "log-level", "info", "b")

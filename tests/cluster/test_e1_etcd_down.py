@@ -28,6 +28,8 @@ async def test_e1_e3_no_stream_ends_while_etcd_is_away_and_none_when_it_is_back(
     owner, other = await asyncio.to_thread(site.strangers, 2)
     outage_s = seconds("ETCD", OUTAGE_S)
     before = await asyncio.to_thread(site.wait_still)
+    planner = (await asyncio.to_thread(site.statuses))["a"].leader
+    assert planner
     async with under_load(site) as trial:
         await asyncio.sleep(1.0)
         site.etcd.kill()
@@ -49,6 +51,9 @@ async def test_e1_e3_no_stream_ends_while_etcd_is_away_and_none_when_it_is_back(
         site.etcd.start()
         await asyncio.sleep(5.0)
         after = await asyncio.to_thread(site.wait_still)
+        assert (await asyncio.to_thread(site.statuses))["a"].leader == planner, (
+            "E1: another planner"
+        )
     print(f"{logins} logins without etcd; epoch {before} before, {after} after")
     assert not trial.load.drops, f"E1: sessions ended: {trial.load.drops[:3]}"
     assert not trial.load.errors, f"E1: errors: {trial.load.errors[:3]}"

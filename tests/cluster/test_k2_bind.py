@@ -46,6 +46,11 @@ async def test_k2_the_same_full_jid_is_bound_elsewhere_and_gets_what_is_sent(sit
         assert new.sm is not None
         assert old.sm is not None
         assert new.sm.id != old.sm.id
+        late = Client(site["c"].door, owner)
+        await late.negotiate()
+        await late.authenticate("PLAIN")
+        assert (await late.sm_resume(old)).name == "failed"
+        await late.close()
         friend.send(message(new.jid, "are you there?", type="chat", id="q1"))
         await new.expect("message", id="q1")
         await friend.expect_nothing("message", type="error", within_s=0.3)

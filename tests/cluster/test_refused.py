@@ -65,7 +65,7 @@ async def test_a_certificate_of_another_authority_is_refused(
 
 async def test_a_certificate_that_names_another_node_is_refused(site: Site, outsider: Node) -> None:
     outsider.identity = site.authority.node("y", label="z-as-y")
-    await refused(site, outsider, "certificate", "name")
+    await refused(site, outsider, "certificate", by_peers=("certificate",))
 
 
 async def test_a_node_of_another_cluster_is_refused(site: Site, outsider: Node) -> None:
@@ -89,7 +89,7 @@ async def test_sqlite_beside_etcd_is_refused_by_check_and_at_start(
 
 async def test_a_certificate_that_has_ended_is_refused(site: Site, outsider: Node) -> None:
     outsider.identity = site.authority.node("z", label="z-old", days=-1)
-    await refused(site, outsider, "expired", "certificate")
+    await refused(site, outsider, "expired", by_peers=("expired",))
 
 
 @pytest.mark.parametrize("ahead_s", [0.9, -0.9])
@@ -145,4 +145,28 @@ async def test_an_endpoint_that_answers_garbage_among_good_ones_keeps_nobody_out
     finally:
         outsider.stop()
         shutil.rmtree(outsider.folder, ignore_errors=True)
+    await asyncio.to_thread(site.wait_settled, members=["a", "b", "c"])
+
+
+async def test_a_node_whose_name_was_taken_comes_back_when_it_is_free_again(site: Site) -> None:
+    b = site["b"]
+    b.freeze()
+    await asyncio.to_thread(
+        site.wait_settled, site["a"], site["c"], members=["a", "c"], timeout_s=40.0
+    )
+    pair = site.authority.node("b", label="twin")
+    twin = Node("b", site.network.place("z"), site.folder / "twin", site.wiring, pair)
+    try:
+        await asyncio.to_thread(twin.start)
+        before = b.log_size
+        b.thaw()
+        deadline = time.monotonic() + REFUSED_S
+        while "cluster not joined" not in b.log_since(before):
+            assert time.monotonic() < deadline, "it does not say that it is kept out"
+            await asyncio.sleep(0.3)
+        assert not await asyncio.to_thread(b.is_ready)
+    finally:
+        twin.kill()
+        shutil.rmtree(twin.folder, ignore_errors=True)
+    await asyncio.to_thread(b.wait_ready, 60.0)
     await asyncio.to_thread(site.wait_settled, members=["a", "b", "c"])

@@ -31,7 +31,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Bytes that wait for a peer before what may wait stays where it is.
 const QUEUE_BYTES: usize = 8 << 20;
@@ -41,6 +41,8 @@ const WINDOW_BYTES: u64 = 4 << 20;
 const PAUSE: Duration = Duration::from_millis(10);
 /// Between the end of a life and the next.
 const REJOIN: Duration = Duration::from_secs(1);
+/// Between a refused attempt to come in again and the next.
+const REFUSED: Duration = Duration::from_secs(10);
 /// How long what sessions leave behind may take to reach their homes.
 const LEAVE: Duration = Duration::from_secs(5);
 
@@ -275,13 +277,25 @@ impl Cluster {
         let again = Arc::downgrade(&cluster);
         runtime.spawn(async move {
             while outs.recv().await.is_some() {
-                tokio::time::sleep(REJOIN).await;
-                let Some(cluster) = again.upgrade() else {
-                    return;
-                };
-                // The end of the old one is waited for.
-                let rejoined = tokio::task::spawn_blocking(move || cluster.rejoin()).await;
-                debug_assert!(rejoined.is_ok());
+                let mut pause = REJOIN;
+                loop {
+                    tokio::time::sleep(pause).await;
+                    let Some(cluster) = again.upgrade() else {
+                        return;
+                    };
+                    // The end of the old one is waited for.
+                    let rejoined = tokio::task::spawn_blocking(move || cluster.rejoin()).await;
+                    let Ok(Some(mut stage)) = rejoined else {
+                        break;
+                    };
+                    let is_known = |stage: &Stage| !matches!(stage, Stage::Joining(_));
+                    let stage = stage.wait_for(is_known).await.map(|stage| stage.clone());
+                    if !matches!(stage, Ok(Stage::Failed(_))) {
+                        break;
+                    }
+                    // Its clock was off, or its name still in use: either may pass.
+                    pause = REFUSED;
+                }
             }
         });
         Ok(cluster)
@@ -297,9 +311,10 @@ impl Cluster {
         Ok(())
     }
 
-    fn rejoin(&self) {
+    /// Begins a new life; how far it is. `None`: there is none, or it is tried again by itself.
+    fn rejoin(&self) -> Option<watch::Receiver<Stage>> {
         if self.is_leaving.load(Ordering::Acquire) {
-            return;
+            return None;
         }
         let old = self.membership.lock().take();
         drop(old);
@@ -308,7 +323,9 @@ impl Cluster {
             self.log.log(Level::Error, "cluster not joined", &fields);
             // Tried again.
             let _ = self.told.out.send(());
+            return None;
         }
+        self.membership.lock().as_ref().map(Membership::stage)
     }
 
     fn stage(&self) -> Option<Stage> {

@@ -20,6 +20,7 @@ from support.endpoint import Account, Endpoint
 from support.server import START_S, ServerFailed
 
 from .network import Place
+from .writes import Write, read
 
 DOMAIN = "cluster.example"
 LOADS = 40
@@ -284,6 +285,14 @@ class Node:
     def write_log(self) -> Path:
         """Whose rows it has written, of all its lives."""
         return self.folder / "writes.log"
+
+    def writes(self, since: int = 0) -> list[Write]:
+        """Whose rows it has written, behind this place of its file."""
+        if not self.write_log.exists():
+            return []
+        with self.write_log.open() as file:
+            file.seek(since)
+            return read(file)
 
     @property
     def log_size(self) -> int:

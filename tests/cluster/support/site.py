@@ -24,7 +24,7 @@ from .authority import ClusterAuthority
 from .etcd import Etcd
 from .network import Network
 from .node import DOMAIN, DOMAINS, Node, Wiring
-from .writes import Write, read
+from .writes import Write
 
 PASSWORD = "chaos"
 SETTLE_S = 45.0
@@ -176,10 +176,7 @@ class Site:
         """Whose rows all nodes have written, behind these places of their files."""
         found: list[Write] = []
         for name, node in self.nodes.items():
-            if node.write_log.exists():
-                with node.write_log.open() as file:
-                    file.seek((since or {}).get(name, 0))
-                    found += read(file)
+            found += node.writes((since or {}).get(name, 0))
         return found
 
     def writes_so_far(self) -> dict[str, int]:
