@@ -46,6 +46,7 @@ async def test_p1_a_node_cut_off_closes_its_streams_and_says_that_it_is_not_read
                 assert time.monotonic() - begun < CLOSED_S, "clients are still connected to b"
                 await asyncio.sleep(0.2)
             note("a cut-off node's last client was cut off after", "s", time.monotonic() - begun)
+            await asyncio.sleep(1.0)
             assert not await asyncio.to_thread(site["b"].is_ready), "P1: b says that it is ready"
             await asyncio.sleep(max(0.0, LEASE_S + 2.0 - (time.monotonic() - begun)))
             wrote = await asyncio.to_thread(site["b"].writes, written.get("b", 0))
