@@ -325,7 +325,9 @@ class StreamClient:
         transport = self.transport
         assert isinstance(transport, TcpTransport)
         self.restart()
-        await transport.start_tls(self.tls(), self.endpoint.sni or self.host)
+        # asyncio waits for ever where the connection goes away just before.
+        starting = transport.start_tls(self.tls(), self.endpoint.sni or self.host)
+        await asyncio.wait_for(starting, TIMEOUT_S)
 
     async def close(self) -> None:
         """Closes the stream as RFC 6120 §4.4 asks, then the connection; never fails."""

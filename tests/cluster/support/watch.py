@@ -34,13 +34,16 @@ class _Poller:
     client: wire_reader.Quiet | None = None
     is_stopping: bool = False
     refused: int = 0
+    trouble: str = ""
+    """What went wrong last."""
 
     async def run(self) -> None:
         """Until stopped; every failure is another node's turn."""
         while not self.is_stopping:
             try:
                 await self._page()
-            except BROKEN:
+            except BROKEN as error:
+                self.trouble = repr(error)
                 self.leave()
                 self.choice += 1
                 self.refused += 1
@@ -87,6 +90,9 @@ class Pollers:
         while not all(p.is_at_end for p in self._pollers) and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
         await self.stop()
+        for poller, task in zip(self._pollers, self._tasks, strict=True):
+            if not poller.is_at_end:
+                print(f"not at its end: {poller}; {task}")
         return [Poll(p.number, tuple(p.ids), p.is_at_end) for p in self._pollers]
 
     async def stop(self) -> None:
