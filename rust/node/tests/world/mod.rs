@@ -290,7 +290,7 @@ pub fn read(session: &Session) -> String {
 }
 
 pub async fn until(mut test: impl FnMut() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..4000 {
         if test() {
             return;
         }
