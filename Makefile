@@ -101,8 +101,13 @@ test-wire: $(VENV)/.built $(VENV)/.tests ## the protocol as a client sees it, on
 test-durability: $(VENV)/.built $(VENV)/.tests ## what was acknowledged is kept, once: kills, power cuts, catching up
 	$(PYTEST) -q tests/durability --ignore tests/durability/test_outage.py $(PYTEST_ARGS)
 
+.PHONY: simulate
+simulate: ## SEEDS (5000) histories of planner, map, fencing and registry on a virtual clock, from seed FIRST on; prints the seeds that fail
+	cargo run --release --quiet -p antiphon-cluster --features simulation --example simulate -- \
+		--seeds $(or $(SEEDS),5000) --seed $(or $(FIRST),0)
+
 .PHONY: chaos
-chaos: $(VENV)/.built $(VENV)/.tests .cache/.deps ## kills, power cuts, and a cluster's invariants 50 times each (CHAOS_REPEAT); hours; CHAOS_ARGS="--store cassandra"
+chaos: simulate $(VENV)/.built $(VENV)/.tests .cache/.deps ## a simulation, kills, power cuts, and a cluster's invariants 50 times each (CHAOS_REPEAT); hours; CHAOS_ARGS="--store cassandra"
 	@PYTHONPATH=tests $(BIN)/python -m durability.chaos $(CHAOS_ARGS)
 	@PYTHONPATH=tests $(BIN)/python -m cluster.chaos
 
@@ -112,7 +117,8 @@ test-cluster: $(VENV)/.built $(VENV)/.tests .cache/.deps ## three nodes, etcd, C
 
 # Every invariant, tried twice or so. Only what did not start or settle is run again.
 CLUSTER_SHORT = checker writes_checker one_server commands join k1_kill k2_bind k3_presence \
-	k4_stall k5_ids e1_etcd_down p_partitions r1_rolling
+	k4_stall k5_ids e1_etcd_down p_partitions r1_rolling refused forged deduplicated slow_node \
+	unsaved full_disk zones
 
 .PHONY: test-cluster-short
 test-cluster-short: $(VENV)/.built $(VENV)/.tests .cache/.deps ## a part of test-cluster: one server on three nodes, a join, a drain, kills, a rolling restart

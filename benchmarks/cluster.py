@@ -320,7 +320,8 @@ def only_three(run: Run, stand: Three, wanted: set[str]) -> None:
         run.note("drain", stand, found.took_s)
         run.note("drain-lost", stand, found.lost)
         run.asides.append(
-            f"drain: {found.resumed} writing sessions resumed, {found.not_resumed} did not"
+            f"drain: {found.resumed} writing sessions resumed, {found.not_resumed} did not; "
+            f"{probes.SITTERS} idle ones, written to meanwhile, all did"
         )
 
     actions = {"etcd-idle": quiet, "etcd-busy": busy, "kill": kill, "drain": drain}

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from bench.server import ServerError
-from cluster_stage import Three
+from cluster_stage import Three, accounts
 
 from cluster.support.load import Load
 from cluster.support.node import Node
@@ -29,6 +29,7 @@ GAP_S = 0.5
 """A user whose home answers has a gap below this; what is above was waiting for a new home."""
 WATCH_S = 12.0
 PROBES = 150
+SITTERS = 200
 
 
 @dataclass
@@ -104,6 +105,53 @@ def _healed(stand: Three) -> None:
         raise ServerError(str(error)) from error
 
 
+class _Sitters:
+    """Idle sessions of the node that goes: written to meanwhile, resumed elsewhere afterwards."""
+
+    def __init__(self, site: Site, accounts: Sequence[Account]) -> None:
+        self._site, self._accounts = site, accounts
+        self._sat: list[Client] = []
+        self._writer = Client(site["a"].door, accounts[0])
+
+    async def enter(self) -> None:
+        """All on the node, available, each given one message."""
+        await self._writer.login("writer")
+        await self._writer.sm_enable()
+        for account in self._accounts:
+            client = Client(self._site["b"].door, account)
+            await client.login("sitter")
+            await client.sm_enable()
+            await client.online()
+            self._sat.append(client)
+        self.write("before")
+        for client in self._sat:
+            await client.expect("message", id="before")
+
+    def write(self, text: str) -> None:
+        """A message to each; the text is its id, too."""
+        for client in self._sat:
+            self._writer.send(message(client.jid, text, type="chat", id=text))
+
+    async def lost(self) -> tuple[int, int]:
+        """How many of the messages `during` they are not given once, and how many do not resume."""
+        await self._writer.sm_settle()
+        lost = not_resumed = 0
+        for number, (client, account) in enumerate(zip(self._sat, self._accounts, strict=True)):
+            await client.expect_end()
+            back = Client(self._site["ac"[number % 2]].door, account)
+            await back.negotiate()
+            await back.authenticate("PLAIN")
+            not_resumed += (await back.sm_resume(client)).name != "resumed"
+            # Behind it comes nothing more of the time before.
+            await back.sync()
+            both = [*client.inbox, *back.drain()]
+            lost += len([e for e in both if e.name == "message" and e.id == "during"]) != 1
+            for one in (client, back):
+                one.abort()
+        self._writer.abort()
+        return lost, not_resumed
+
+
 @dataclass(frozen=True)
 class Drained:
     """One drain under load."""
@@ -112,33 +160,42 @@ class Drained:
     lost: int
     """Messages that were acknowledged and that no client was given."""
     resumed: int
+    """Of those who write. The idle ones resume all, or it is an error."""
     not_resumed: int
 
 
-async def _drained(site: Site, users: int) -> tuple[float, Load, int]:
+async def _drained(site: Site, users: int, idle: Sequence[Account]) -> Drained:
     accounts = await asyncio.to_thread(site.crowd, users)
     nodes = list(site.nodes.values())
     load = Load(accounts, doors(nodes, accounts[0].domain), per_second=100, always_resume=True)
+    sitters = _Sitters(site, idle)
+    await sitters.enter()
     load.start()
     await load.all_in()
     await asyncio.sleep(2.0)
     begun = time.monotonic()
     site["b"].terminate()
-    await asyncio.to_thread(site["b"].wait_end, 90.0)
+    sitters.write("during")
+    code = await asyncio.to_thread(site["b"].wait_end, 90.0)
     took = time.monotonic() - begun
+    if code != 0:
+        raise ServerError(f"the node that was drained ended with {code}")
     await load.all_in()
     await load.settle()
     await load.quiesce()
-    unseen = len(missed(History(load.ledger, load.sights)))
+    lost, not_resumed = await sitters.lost()
+    if not_resumed:
+        raise ServerError(f"{not_resumed} of {len(idle)} idle sessions were not resumed")
+    lost += len(missed(History(load.ledger, load.sights)))
     await load.close()
-    return took, load, unseen
+    return Drained(took, lost, load.resumed, load.failed_resumptions)
 
 
 def drain(stand: Three, load: Path, sessions: int, users: int = 60) -> Drained:
     """A node with so many idle sessions with stream management is sent SIGTERM. Raises ServerError.
 
-    Beside them some users write on all nodes and resume; what is acknowledged and was never seen
-    counts as lost.
+    Beside them some users write on all nodes and resume, and some idle ones are written to and
+    resume once it has ended; what is acknowledged and was never seen counts as lost.
     """
     at = [stand.addresses[1]]
     words = ["idle", "--sm", "5", "--connections", str(sessions), "--settle", "200", "--gate", "1"]
@@ -154,11 +211,11 @@ def drain(stand: Three, load: Path, sessions: int, users: int = 60) -> Drained:
             said = idle.stderr.readline()
             if said.strip() != "ready":
                 raise ServerError(f"{sessions} sessions do not come in: {said.strip()}")
-            took, crowd, unseen = asyncio.run(_drained(stand.whole, users))
+            found = asyncio.run(_drained(stand.whole, users, accounts()[:SITTERS]))
         finally:
             idle.kill()
     _healed(stand)
-    return Drained(took, unseen, crowd.resumed, crowd.failed_resumptions)
+    return found
 
 
 def writes(stand: Three, arguments: Sequence[str], load: Path, settle_s: float) -> float:

@@ -18,16 +18,19 @@ SUBJECTS = 6
 async def test_k3_contacts_get_one_unavailable_for_each_lost_session(site: Site) -> None:
     people = await asyncio.to_thread(site.strangers, SUBJECTS + 2)
     witnesses = [
-        await site.online(site["a"], people[-1], "near"),
-        await site.online(site["c"], people[-2], "far"),
+        await site.online(site["a"], people[-1], "near", sm=True),
+        await site.online(site["c"], people[-2], "far", sm=True),
     ]
     for number in range(repetitions(2)):
         subjects = [
-            await site.online(site["b"], account, f"phone{number}") for account in people[:SUBJECTS]
+            await site.online(site["b"], account, f"phone{number}", sm=True)
+            for account in people[:SUBJECTS]
         ]
         await _acquaint(witnesses, subjects, is_first=number == 0)
         # What a node has taken on and not yet called done when it dies may come once more.
-        await asyncio.sleep(0.3)
+        for client in [*witnesses, *subjects]:
+            await client.sm_settle()
+        await asyncio.to_thread(site.wait_relayed)
         begun = time.monotonic()
         site["b"].kill()
         for witness in witnesses:

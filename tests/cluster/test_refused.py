@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import socket
 import threading
@@ -19,8 +20,11 @@ from cluster.support.authority import ClusterAuthority
 from cluster.support.node import Node
 from cluster.support.site import Site
 from support.antiphon import Table
+from support.xml import message
 
 REFUSED_S = 25.0
+PROTOCOL = 1
+"""What nodes of this version speak; neighbours work together (rust/cluster/src/member.rs)."""
 
 
 @pytest.fixture
@@ -113,6 +117,28 @@ async def test_a_clock_that_is_a_little_off_is_let_in(
 
 
 @pytest.fixture
+def stranger(site: Site) -> Iterator[str]:
+    """A member in etcd, by its name, that speaks a version of the protocol too far off."""
+    keys = site.etcd.keys()
+    (known,) = (key for key in keys if key.endswith("/nodes/a"))
+    record = json.loads(keys[known])
+    record |= {"id": "y", "state": "joining", "version": "9.9.9", "protocol": PROTOCOL + 2}
+    record |= {"incarnation": record["incarnation"] + 1_000, "relay": "127.0.0.1:9"}
+    key = f"{known[:-1]}y"
+    site.etcd.put(key, json.dumps(record).encode())
+    yield "y"
+    site.etcd.delete(key)
+
+
+async def test_a_version_too_far_off_is_refused(site: Site, outsider: Node, stranger: str) -> None:
+    """That those inside refuse what speaks another version, `test_forged.py` shows."""
+    said = f"node {stranger} (9.9.9) speaks version {PROTOCOL + 2} of the protocol, this one"
+    inside = f"node {stranger} speaks version {PROTOCOL + 2} of the protocol"
+    await refused(site, outsider, said, by_peers=(inside,))
+    assert "upgrade one version at a time" in site["a"].log_text(tail=200_000)
+
+
+@pytest.fixture
 def garbage(site: Site) -> Iterator[str]:
     """Where something listens that is no etcd."""
     with socket.create_server((site.network.outside, 0)) as server:
@@ -133,7 +159,26 @@ async def test_an_etcd_that_answers_garbage_is_told_and_nothing_follows_from_it(
     site: Site, outsider: Node, garbage: str
 ) -> None:
     outsider.extra = {"cluster.etcd": {"endpoints": (garbage,)}}
-    await refused(site, outsider, "etcd")
+    await refused(site, outsider, "is no etcd v3")
+
+
+async def test_an_etcd_that_is_full_is_told_with_what_to_do_and_users_notice_nothing(
+    site: Site, outsider: Node
+) -> None:
+    owner, other = await asyncio.to_thread(site.strangers, 2)
+    clients = [await site.online(site[n], p, "desk") for n, p in (("a", owner), ("b", other))]
+    before = await asyncio.to_thread(site.wait_still)
+    site.etcd.set_full(True)
+    try:
+        await refused(site, outsider, "etcdctl alarm disarm")
+        clients[0].send(message(clients[1].jid, "still?", type="chat", id="still"))
+        await clients[1].expect("message", id="still")
+    finally:
+        site.etcd.set_full(False)
+    assert await asyncio.to_thread(site.wait_still) == before, "a decision was taken on it"
+    for client in clients:
+        assert not client.eof
+        await client.close()
 
 
 async def test_an_endpoint_that_answers_garbage_among_good_ones_keeps_nobody_out(

@@ -222,6 +222,15 @@ class Client(StreamClient):
         answer = await self.expect("a")
         return int(answer.get("h") or -1)
 
+    async def sm_settle(self) -> None:
+        """Waits until the server has acknowledged all that was sent."""
+        assert self.sm is not None
+        h = -1
+        async with asyncio.timeout(TIMEOUT_S):
+            while h != self.sm.sent:
+                h = await self.sm_request()
+                await asyncio.sleep(0 if h == self.sm.sent else 0.02)
+
     def sm_ack(self, h: int | None = None) -> None:
         """Acknowledges what has been received, or any other number."""
         assert self.sm is not None

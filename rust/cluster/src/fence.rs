@@ -50,6 +50,9 @@ pub struct Standing {
     pub valid_until: Mono,
     /// When the latest good keepalive was sent.
     pub confirmed: Mono,
+    /// Until then its lease lasts by itself. From then on it goes by the word of the others, and a
+    /// part of the network that still sees etcd may have taken from it what it has.
+    pub leased_until: Mono,
 }
 
 /// What becomes of an acknowledgement.
@@ -242,6 +245,7 @@ impl Fence {
             sure_until: by_links.min(valid_until),
             valid_until,
             confirmed,
+            leased_until: self.deadline(),
         }
     }
 }

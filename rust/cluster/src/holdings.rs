@@ -180,6 +180,16 @@ impl Holdings {
         }
     }
 
+    /// Of the same process, which has joined anew: it counts on.
+    #[must_use]
+    pub fn again(&self, me: Incarnation) -> Self {
+        Self {
+            counts: self.counts,
+            // Not above what `Shard` holds: it was made of one.
+            ..Self::new(me, self.shards.len() as Shard)
+        }
+    }
+
     /// The map in force here.
     #[must_use]
     pub fn map(&self) -> Option<&Arc<ShardMap>> {
@@ -476,6 +486,7 @@ impl Holdings {
         self.is_fenced = true;
         for (shard, hold) in self.shards.iter_mut().enumerate() {
             if !matches!(hold, Hold::Away { .. }) {
+                self.counts.dropped += 1;
                 out.push(Effect::Drop {
                     shard: shard as Shard,
                 });

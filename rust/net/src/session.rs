@@ -24,7 +24,7 @@ use gated::{Gated, GatedQueue, take_gated};
 pub use moving::Carried;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::task::Waker;
 
 /// Bytes that a session may have handed to the store and not yet saved, before nothing more is read
@@ -127,6 +127,8 @@ pub struct Session {
     unsaved: AtomicUsize,
     /// The node has too much to save: nothing more is read.
     is_paused: AtomicBool,
+    /// Parts of answers that its client was given before their ends; wraps.
+    parts: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -155,6 +157,7 @@ impl Session {
             unsent: AtomicUsize::new(0),
             unsaved: AtomicUsize::new(0),
             is_paused: AtomicBool::new(false),
+            parts: AtomicU32::new(0),
             state: Mutex::new(State {
                 phase: Phase::Attached,
                 generation: FIRST_GENERATION,
@@ -344,6 +347,17 @@ impl Session {
     /// Keeps the session's next stanzas back until [`Session::release`].
     pub fn hold(&self) {
         self.is_held.store(true, Ordering::Release);
+    }
+
+    /// The client is given a part of an answer, whose end comes later.
+    pub fn note_part(&self) {
+        self.parts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many such parts there were; wraps.
+    #[must_use]
+    pub fn parts(&self) -> u32 {
+        self.parts.load(Ordering::Acquire)
     }
 
     /// Whether stanzas are kept back.

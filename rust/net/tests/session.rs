@@ -423,7 +423,7 @@ fn what_waits_for_a_commit_waits_on_in_the_successor() {
     let new = Session::new(id, old.jid.clone(), Framing::Tcp, limits);
     let new = Arc::new(new);
     new.inherit(&old);
-    let (out, rest) = old.retire(&new);
+    let (out, rest) = old.retire(Some(&new));
     let text = String::from_utf8(out.bytes).unwrap();
     assert!(text.contains("id='1'") && !text.contains("id='2'"));
     assert!(rest.is_empty() && !old.is_gated());
@@ -436,4 +436,24 @@ fn what_waits_for_a_commit_waits_on_in_the_successor() {
     let text = written(&new, FIRST_GENERATION);
     let places = ["id='2'", "id='3'", "id='4'"].map(|id| text.find(id).unwrap());
     assert!(places.is_sorted(), "{text}");
+}
+
+#[test]
+fn a_session_that_ends_here_gives_all_that_it_has_at_once() {
+    let session = Arc::new(session(1_000_000, 100));
+    let gate = Arc::new(Gate::default());
+    session.deliver(message("1"), None, 0).unwrap();
+    let behind = session.deliver_behind(&gate, message("2"), Some(7), 0);
+    assert!(matches!(behind, Ok(true)));
+    let (out, rest) = session.retire(None);
+    let text = String::from_utf8(out.bytes).unwrap();
+    assert!(text.contains("id='1'") && !text.contains("id='2'"));
+    assert_eq!(rest.len(), 1);
+    assert_eq!(rest[0].stanza.id.as_deref(), Some("2"));
+    assert_eq!(rest[0].offline, Some(7));
+    // It goes one way only.
+    for session in gate.open() {
+        assert_eq!(session.let_pass(false), 0);
+    }
+    assert!(session.deliver(message("3"), None, 0).is_err());
 }

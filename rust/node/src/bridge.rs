@@ -5,6 +5,7 @@
 use crate::value::Value;
 use antiphon_net::gateway::{HttpRequest, HttpResponse};
 use antiphon_net::session::Session;
+use antiphon_routing::effect::Origin;
 use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
@@ -58,6 +59,7 @@ enum Waiting {
     Iq {
         stanza: Stanza,
         session: Option<Arc<Session>>,
+        origin: Option<Origin>,
         due_ms: u64,
     },
     Register {
@@ -110,6 +112,8 @@ pub struct Answered {
     pub stanza: Stanza,
     /// Straight to this session.
     pub session: Option<Arc<Session>>,
+    /// What another node brought and is told of now.
+    pub origin: Option<Origin>,
 }
 
 impl Bridge {
@@ -203,11 +207,13 @@ impl Bridge {
         self.next_ticket.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Asks Python to answer an IQ. The answer, if the queue is full.
+    /// Asks Python to answer an IQ, which came in what another node brought as `origin`. The answer,
+    /// if the queue is full.
     pub fn ask(
         &self,
         stanza: Stanza,
         session: Option<Arc<Session>>,
+        origin: Option<Origin>,
         handler: u32,
         now_ms: u64,
     ) -> Option<Answered> {
@@ -216,6 +222,7 @@ impl Bridge {
         let waiting = Waiting::Iq {
             stanza: stanza.clone(),
             session,
+            origin,
             due_ms: now_ms + ANSWER_MS,
         };
         self.waiting.lock().insert(ticket, waiting);
@@ -346,8 +353,15 @@ impl Bridge {
         let waiting = self.waiting.lock().remove(&ticket)?;
         match waiting {
             Waiting::Iq {
-                stanza, session, ..
-            } => build(&stanza).map(|stanza| Answered { stanza, session }),
+                stanza,
+                session,
+                origin,
+                ..
+            } => build(&stanza).map(|stanza| Answered {
+                stanza,
+                session,
+                origin,
+            }),
             Waiting::Register { stanza, answer, .. } => {
                 if let Some(stanza) = build(&stanza) {
                     // The client may have gone.
@@ -357,6 +371,33 @@ impl Bridge {
             }
             Waiting::Http { .. } => None,
         }
+    }
+
+    /// Forgets the requests that other nodes brought and that are meant, by their origins and by
+    /// whom they are about: they are brought to another home, and what Python answers here goes
+    /// nowhere.
+    pub fn take_brought(&self, is_meant: impl Fn(Origin, &str) -> bool) -> Vec<Origin> {
+        let mut waiting = self.waiting.lock();
+        let taken = waiting.extract_if(|_, waiting| match waiting {
+            Waiting::Iq {
+                stanza,
+                session,
+                origin: Some(origin),
+                ..
+            } => {
+                let owner = match session {
+                    Some(session) => Some(session.jid.bare_str()),
+                    None => stanza.to.as_ref().map(|to| to.bare_str()),
+                };
+                owner.is_some_and(|owner| is_meant(*origin, owner))
+            }
+            _ => false,
+        });
+        let origins = taken.filter_map(|(_, waiting)| match waiting {
+            Waiting::Iq { origin, .. } => origin,
+            _ => None,
+        });
+        origins.collect()
     }
 
     /// Python's answer to an HTTP request.
@@ -427,9 +468,9 @@ mod tests {
             .with_type("get")
             .with_id("1");
         for _ in 0..CAPACITY {
-            assert!(bridge.ask(iq.clone(), None, 0, 0).is_none());
+            assert!(bridge.ask(iq.clone(), None, None, 0, 0).is_none());
         }
-        let refused = bridge.ask(iq, None, 0, 0).unwrap();
+        let refused = bridge.ask(iq, None, None, 0, 0).unwrap();
         assert_eq!(refused.stanza.type_str(), "error");
         bridge.complete(7, Ok(Value::None));
         assert_eq!(bridge.drain(usize::MAX).len(), CAPACITY + 1);
@@ -441,7 +482,7 @@ mod tests {
         let iq = Stanza::new(antiphon_xmpp::StanzaKind::Iq)
             .with_type("get")
             .with_id("1");
-        assert!(bridge.ask(iq, None, 0, 0).is_none());
+        assert!(bridge.ask(iq, None, None, 0, 0).is_none());
         assert!(bridge.expire(ANSWER_MS - 1).is_empty());
         assert_eq!(bridge.expire(ANSWER_MS).len(), 1);
         assert!(bridge.reply(1, None).is_none());

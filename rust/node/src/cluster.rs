@@ -473,7 +473,7 @@ impl Cluster {
             },
             "tunnels": self.links.tunnels(),
             "refused_frames": readings.refused + self.links.refused(),
-            "deduplicated": readings.again,
+            "deduplicated": readings.known,
             "etcd": {
                 "endpoint": self.options.etcd.endpoints.join(","),
                 "calls": status.etcd.calls,

@@ -28,7 +28,7 @@ use antiphon_xmpp::Jid;
 use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError};
 use antiphon_xmpp::stream::StreamError;
 use arc_swap::ArcSwap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::time::{ClockId, clock_gettime};
 use std::cell::RefCell;
@@ -65,6 +65,8 @@ pub struct Node {
     pub(crate) is_stopping: AtomicBool,
     /// A queue that was full was thrown away.
     pub(crate) emptied: Notify,
+    /// What was last said of the store, and when.
+    store_said: Mutex<Option<(Instant, String)>>,
     random: SystemRandom,
 }
 
@@ -138,6 +140,7 @@ impl Node {
             started: Instant::now(),
             is_stopping: AtomicBool::new(false),
             emptied: Notify::new(),
+            store_said: Mutex::default(),
             random: SystemRandom::new(),
         }
     }
@@ -282,9 +285,10 @@ impl Node {
                 handler,
                 stanza,
                 session,
+                origin,
             } => {
                 let session = session.and_then(|id| self.session(id));
-                self.ask(stanza, session, handler);
+                self.ask(stanza, session, origin, handler);
             }
             Local::InboxMoved { owner, peer } => self.inbox_moved(owner, peer),
             Local::Deliver { .. } | Local::Store { .. } => {}
@@ -351,7 +355,9 @@ impl Node {
         if is_archive {
             self.metrics.archived.inc();
         }
-        let completed = self.begin_write(write.size_bytes(), origin, is_archive);
+        let is_roster = matches!(write, Write::RosterPut { .. } | Write::RosterRemove { .. });
+        let is_awaited = is_archive || is_roster;
+        let completed = self.begin_write(write.size_bytes(), origin, is_awaited);
         let completed = completed.keeping(self.keep_shard(write.owner().bare_str()));
         let gate = completed.gate();
         let node = Arc::clone(self);
@@ -361,7 +367,12 @@ impl Node {
             .map(|_| shard_of(write.owner().bare_str()));
         let done = move |result: Result<(), StoreError>| {
             // Refused because it is another's: that is where it comes again.
-            let is_lost = result.is_err() && node.has_lost(shard);
+            let is_overtaken = matches!(result, Err(StoreError::Overtaken));
+            if is_overtaken {
+                // It comes again when this node is out: its senders' streams end then.
+                node.log_store_error("a commit is not acknowledged", &StoreError::Overtaken);
+            }
+            let is_lost = is_overtaken || result.is_err() && node.has_lost(shard);
             if let Err(error) = result
                 && !is_lost
             {
@@ -380,7 +391,17 @@ impl Node {
     /// A write was refused: whoever sent what is lost thereby hears of it.
     fn write_failed(self: &Arc<Self>, error: &StoreError, refused: Option<Box<Stanza>>) {
         self.log_store_error("write failed", error);
-        let condition = StanzaError::from(StanzaCondition::ServiceUnavailable);
+        let condition = match error {
+            // What was wrong with the store may be over the next time.
+            StoreError::Busy
+            | StoreError::Overtaken
+            | StoreError::Engine(_)
+            | StoreError::Closed => StanzaError::new(StanzaCondition::ResourceConstraint)
+                .with_text("it could not be stored, try again later"),
+            StoreError::Full(_) | StoreError::NoAccount | StoreError::Exists => {
+                StanzaCondition::ServiceUnavailable.into()
+            }
+        };
         let answer = refused.filter(|refused| refused.from.is_some());
         if let Some(answer) = answer.and_then(|refused| refused.error(&condition)) {
             // The writer's thread must not route.
@@ -497,15 +518,23 @@ impl Node {
 
     /// Sends an answer of Python's on its way.
     pub(crate) fn answered(self: &Arc<Self>, answered: Answered) {
-        match answered.session {
-            Some(session) => {
-                // A session that is over needs no answer.
-                let _ = session.deliver(answered.stanza, None, self.now());
-                session.release();
+        let Answered {
+            stanza,
+            session,
+            origin,
+        } = answered;
+        let Some(session) = session else {
+            self.route(stanza, None);
+            if let Some(origin) = origin {
+                self.handled_one(origin);
             }
-            None => {
-                self.route(answered.stanza, None);
-            }
+            return;
+        };
+        // A session that is over needs no answer.
+        let is_given = session.deliver(stanza, None, self.now()).is_ok();
+        session.release();
+        if let Some(origin) = origin {
+            self.answered_for(&session, origin, is_given);
         }
     }
 
@@ -557,18 +586,31 @@ impl Node {
         self: &Arc<Self>,
         stanza: Stanza,
         session: Option<Arc<Session>>,
+        origin: Option<Origin>,
         handler: u32,
     ) {
-        if let Some(refused) = self.bridge.ask(stanza, session, handler, self.now()) {
+        let now = self.now();
+        if let Some(refused) = self.bridge.ask(stanza, session, origin, handler, now) {
             self.metrics.refused.inc();
             self.answered(refused);
         }
     }
 
+    /// Counts it, and says it; the same not again within a moment: a full disk fails every write.
     pub(crate) fn log_store_error(&self, event: &'static str, error: &StoreError) {
         self.metrics.store_errors.inc();
-        self.bridge
-            .log(ERROR, event, vec![("reason", error.to_string())]);
+        let reason = error.to_string();
+        let text = format!("{event}: {reason}");
+        let mut said = self.store_said.lock();
+        let is_again = said
+            .as_ref()
+            .is_some_and(|(at, last)| *last == text && at.elapsed() < STORE_SAID);
+        if is_again {
+            return;
+        }
+        *said = Some((Instant::now(), text));
+        drop(said);
+        self.bridge.log(ERROR, event, vec![("reason", reason)]);
     }
 
     /// Whether the node is going down.
@@ -583,6 +625,9 @@ impl Node {
 pub(crate) fn goes_on(sent: &Sent) -> bool {
     sent.offline.is_none() && !is_result(&sent.stanza)
 }
+
+/// How long the same is not said again of the store.
+const STORE_SAID: Duration = Duration::from_secs(5);
 
 /// Rounds of effects that one transition may cause by finding sessions over: each round ends one
 /// session at least, so this is only a backstop.
@@ -608,7 +653,7 @@ impl From<Busy> for StanzaError {
 /// The stanza error for what the store said.
 pub(crate) fn store_error(error: &StoreError) -> StanzaError {
     match error {
-        StoreError::Busy | StoreError::Closed => Busy.into(),
+        StoreError::Busy | StoreError::Overtaken | StoreError::Closed => Busy.into(),
         StoreError::Full(what) => {
             StanzaError::new(StanzaCondition::ResourceConstraint).with_text(*what)
         }

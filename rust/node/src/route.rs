@@ -11,15 +11,16 @@ use crate::node::{Busy, Node, Routes};
 use crate::saving::Feeding;
 use antiphon_net::gateway::Flow;
 use antiphon_net::session::Session;
-use antiphon_routing::archive::DOUBTFUL;
+use antiphon_routing::archive::{DOUBTFUL, RESENT};
 use antiphon_routing::effect::{Effects, Local, Origin};
 use antiphon_routing::matching::Target;
 use antiphon_routing::store::StoreError;
-use antiphon_routing::user::User;
+use antiphon_routing::user::{User, is_subscription};
 use antiphon_xmpp::stanza::{Stanza, StanzaCondition, StanzaError, StanzaKind};
 use antiphon_xmpp::{Jid, ns};
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Room for stanzas that a thread keeps for the next that it routes.
 const MAX_ROUTES: usize = 256;
@@ -40,6 +41,15 @@ enum Addressee {
 /// Whether this answers a request, or reports an error: never answered itself.
 fn is_request(stanza: &Stanza) -> bool {
     stanza.kind == StanzaKind::Iq && matches!(stanza.type_str(), "get" | "set")
+}
+
+/// How far a stanza of a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handled {
+    /// Routed; what is stored for it counts by itself.
+    Done,
+    /// Python answers it; who brought it is told then.
+    Asked,
 }
 
 impl Node {
@@ -74,7 +84,7 @@ impl Node {
             Err(Busy) => Err(stanza),
         };
         match (handled, self.mesh.as_deref()) {
-            (Ok(flow), _) => flow,
+            (Ok(_), _) => Flow::Go,
             // Its entity has just moved.
             (Err(stanza), Some(mesh)) if !session.is_closed() => {
                 let shard = antiphon_routing::home::shard_of(session.jid.bare_str());
@@ -84,8 +94,9 @@ impl Node {
         }
     }
 
-    /// A stanza from a bound session whose entity lives here. `brought` is counted from the moment
-    /// at which the entity takes it.
+    /// A stanza from a bound session whose entity lives here. `brought`, if the session has its socket
+    /// elsewhere, is counted from the moment at which the entity takes it, or until Python answers:
+    /// should this node die meanwhile, the next home is asked.
     ///
     /// # Errors
     /// Gives it back: the entity is not here any more, or does not know the session.
@@ -95,12 +106,12 @@ impl Node {
         stanza: Stanza,
         seq: u64,
         brought: Option<Brought>,
-    ) -> Result<Flow, Stanza> {
+    ) -> Result<Handled, Stanza> {
         if stanza.kind == StanzaKind::Iq
-            && let Some(flow) = self.iq_from_session(session, &stanza)
+            && let Some(handled) = self.iq_from_session(session, &stanza, brought)
         {
             session.handled(seq);
-            return Ok(flow);
+            return Ok(handled);
         }
         if stanza.kind == StanzaKind::Presence {
             self.look_at_caps(&stanza);
@@ -119,7 +130,7 @@ impl Node {
                 if self.is_doubtful(session.jid.bare_str()) {
                     stanza.uid |= DOUBTFUL;
                 }
-                if let (Some(mesh), Some(brought)) = (&self.mesh, brought) {
+                if let (Some(mesh), Some(brought), true) = (&self.mesh, brought, seq > 0) {
                     mesh.counts.open(sender, brought);
                 }
                 user.outgoing(sender, stanza, self.now(), &self.live.load().policy, fx);
@@ -132,8 +143,14 @@ impl Node {
         }
         while let Some(stanza) = routes.pop_front() {
             // The stanza itself and no answer or notice that it caused.
-            let is_own =
-                stanza.kind != StanzaKind::Presence && stanza.from.as_ref() == Some(&session.jid);
+            let from = stanza.from.as_ref().map(Jid::as_str);
+            let is_own = match stanza.kind {
+                // It goes out in the name of the account (RFC 6121 §3.1.2) and is stored there.
+                StanzaKind::Presence => {
+                    is_subscription(&stanza) && from == Some(session.jid.bare_str())
+                }
+                _ => from == Some(session.jid.as_str()),
+            };
             self.route_one(stanza, origin.filter(|_| is_own), &mut routes);
         }
         if routes.capacity() <= MAX_ROUTES {
@@ -141,11 +158,16 @@ impl Node {
         }
         // Routed; what it was stored for counts by itself.
         session.handled(seq);
-        Ok(Flow::Go)
+        Ok(Handled::Done)
     }
 
     /// IQs of a session to the server and to its own account. `None`: to somebody else.
-    fn iq_from_session(self: &Arc<Self>, session: &Arc<Session>, stanza: &Stanza) -> Option<Flow> {
+    fn iq_from_session(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        stanza: &Stanza,
+        brought: Option<Brought>,
+    ) -> Option<Handled> {
         let is_own = stanza
             .to
             .as_ref()
@@ -161,14 +183,14 @@ impl Node {
         };
         if !is_request(stanza) {
             self.answer_of_client(stanza);
-            return Some(Flow::Go);
+            return Some(Handled::Done);
         }
         let mut stanza = stanza.clone();
         if is_own && stanza.to.is_none() {
             // Python sees whom it is for; the answer still comes without a sender (RFC 6120 §8.1.2).
             stanza.to = Some(session.jid.bare());
         }
-        Some(self.serve_iq(stanza, target, Some(session)))
+        Some(self.serve_iq(stanza, target, Some(session), brought))
     }
 
     /// Answers an IQ get or set on behalf of the server or an account.
@@ -177,7 +199,8 @@ impl Node {
         stanza: Stanza,
         target: Target,
         session: Option<&Arc<Session>>,
-    ) -> Flow {
+        brought: Option<Brought>,
+    ) -> Handled {
         let live = self.live.load();
         let is_set = stanza.type_str() == "set";
         let found = stanza.payload.children.first().and_then(|child| {
@@ -199,7 +222,12 @@ impl Node {
                     // Before Python can answer and release.
                     session.hold();
                 }
-                self.ask(stanza, session.map(Arc::clone), handler);
+                let origin = match (&self.mesh, brought) {
+                    (Some(mesh), Some(brought)) => Some(mesh.counts.open_unnamed(brought)),
+                    _ => None,
+                };
+                self.ask(stanza, session.map(Arc::clone), origin, handler);
+                return Handled::Asked;
             }
             None => self.bounce_to(
                 session,
@@ -207,7 +235,7 @@ impl Node {
                 &StanzaCondition::ServiceUnavailable.into(),
             ),
         }
-        Flow::Go
+        Handled::Done
     }
 
     fn answer_to(self: &Arc<Self>, session: Option<&Arc<Session>>, answer: Stanza) {
@@ -309,7 +337,7 @@ impl Node {
     fn to_host(self: &Arc<Self>, stanza: Stanza, to: &Jid) {
         match stanza.kind {
             StanzaKind::Iq if is_request(&stanza) && to.is_bare() => {
-                self.serve_iq(stanza, Target::Host, None);
+                self.serve_iq(stanza, Target::Host, None, None);
             }
             StanzaKind::Iq if is_request(&stanza) => {
                 self.bounce_to(None, &stanza, &StanzaCondition::ServiceUnavailable.into());
@@ -330,6 +358,7 @@ impl Node {
         origin: Option<Origin>,
         routes: &mut Routes,
     ) {
+        self.note_known(&stanza);
         if self.elsewhere(to.bare_str()).is_none()
             && let Ok(_guard) = self.enter(to.bare_str())
         {
@@ -342,6 +371,17 @@ impl Node {
         let copy = stanza.clone();
         if self.route_away(mesh, shard, stanza, origin).is_err() {
             routes.extend(copy.error(&Busy.into()));
+        }
+    }
+
+    /// Counts a message that its sender's entity, which lives here, had sent on before.
+    fn note_known(&self, stanza: &Stanza) {
+        let from = stanza.from.as_ref();
+        if stanza.uid & RESENT != 0
+            && let Some(mesh) = self.mesh.as_deref()
+            && from.is_some_and(|from| self.elsewhere(from.bare_str()).is_none())
+        {
+            mesh.known.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -422,6 +462,11 @@ impl Node {
         routes: &mut Routes,
     ) {
         let copy = stanza.clone();
+        // What another node brought is done when it is answered.
+        let counted = origin.filter(|o| o.seq > 0 && o.session.node != self.locator.incarnation());
+        if let Some(origin) = counted {
+            self.expect_more(origin, 1);
+        }
         let job =
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
                 let mut is_seen = false;
@@ -444,18 +489,23 @@ impl Node {
                     _ if is_served && is_ping && is_seen && answers_pings(&live, &stanza) => {
                         fx.routes.push(stanza.result())
                     }
-                    Some((handler, _)) if is_served => fx.local.push(Local::Ask {
-                        handler,
-                        stanza,
-                        session: None,
-                    }),
+                    Some((handler, _)) if is_served => {
+                        return fx.local.push(Local::Ask {
+                            handler,
+                            stanza,
+                            session: None,
+                            origin: counted,
+                        });
+                    }
                     _ => fx
                         .routes
                         .extend(stanza.error(&StanzaCondition::ServiceUnavailable.into())),
                 }
+                node.entity_read(counted);
             };
         let sender = origin.map(|o| o.session);
         if self.with_user_holding(to, sender, job, routes).is_err() {
+            self.entity_read(counted);
             routes.extend(copy.error(&Busy.into()));
         }
     }

@@ -6,9 +6,13 @@
 mod cluster;
 mod world;
 
+use antiphon_cluster::id::Epoch;
+use antiphon_cluster::link::{Class, Taken};
+use antiphon_cluster::relay::Outcome;
 use antiphon_net::gateway::{Ended, Gateway};
 use antiphon_net::session::FIRST_GENERATION;
 use antiphon_routing::archive::{ArchiveFilter, ArchiveId};
+use antiphon_routing::home::shard_of;
 use antiphon_routing::store::Store;
 use antiphon_xmpp::stanza::ErrorType;
 use antiphon_xmpp::stream::Framing;
@@ -16,7 +20,7 @@ use cluster::{Cluster, bodies, same};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use world::{expect, jid, read, until};
+use world::{expect, jid, read, stanza, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_find_their_way_whatever_the_homes_and_edges() {
@@ -54,6 +58,33 @@ async fn messages_find_their_way_whatever_the_homes_and_edges() {
                 .ended(Arc::clone(&sender.session), Ended::Closed(None));
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_says_that_no_map_names_waits_for_one_that_does() {
+    const ROUTE: u8 = 2;
+    const STRANGER: u32 = 99;
+    let cluster = Cluster::new(30).await;
+    let to = cluster.user_of(1);
+    let receiver = cluster.online(to, 1, "r").await;
+    let [low, high] = shard_of(&format!("u{to}@a.example")).to_le_bytes();
+    let mut unit = vec![ROUTE, low, high, 0, 0, 0, 0];
+    let forged =
+        format!("<message from='x@a.example/y' to='u{to}@a.example'><body>no</body></message>");
+    stanza(&forged).pack(&mut unit);
+    let node = cluster.node(1);
+    let before = node.mesh_readings().unwrap();
+    let taken = node.unit_received(STRANGER, Class::Stanza, 1, &unit.clone().into());
+    let needs = Outcome::Returned(Epoch(before.epoch + 1));
+    assert_eq!(taken, Taken::Settled(needs));
+    // Nor does what was sent behind it overtake it.
+    assert_eq!(
+        node.unit_received(STRANGER, Class::Stanza, 2, &unit.into()),
+        Taken::Settled(needs)
+    );
+    assert_eq!(node.mesh_readings().unwrap().refused, before.refused + 2);
+    assert!(!read(&receiver.session).contains("no</body>"));
+    assert!(cluster.archive(to).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,39 +144,6 @@ async fn what_a_lost_session_never_confirmed_waits_for_the_next() {
     again.send("<presence/>");
     let text = expect(&again.session, "second").await;
     assert_eq!(bodies(&text), ["first", "second"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_ordered_request_holds_back_what_comes_behind_it_at_the_home_too() {
-    let cluster = Cluster::new(30).await;
-    let user = cluster.user_of(1);
-    let client = cluster.online(user, 2, "r").await;
-    client.send("<iq type='get' id='q' to='a.example'><q xmlns='urn:test'/></iq>");
-    client.message(user, "behind");
-    let home = cluster.node(1);
-    let bridge = &cluster.bridges[&1];
-    let mut ticket = None;
-    until(|| {
-        for event in bridge.drain(100) {
-            if let antiphon_node::bridge::Event::Iq {
-                ticket: found,
-                session,
-                ..
-            } = event
-            {
-                assert_eq!(session, Some(client.session.id));
-                ticket = Some(found);
-            }
-        }
-        ticket.is_some()
-    })
-    .await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(read(&client.session), "");
-    home.reply(ticket.unwrap(), None);
-    let text = expect(&client.session, "behind").await;
-    let places = ["id='q'", "behind"].map(|t| text.find(t).unwrap());
-    assert!(places.is_sorted(), "{text}");
 }
 
 /// Pairs that talk while `trouble` happens; nothing may be lost, doubled or out of order.
@@ -253,6 +251,29 @@ async fn shards_that_move_under_load_lose_double_and_reorder_nothing() {
                 }
                 cluster.publish();
                 tokio::time::sleep(Duration::from_millis(20 + 10 * round)).await;
+            }
+        },
+        &[1, 2, 3],
+    )
+    .await;
+}
+
+/// As above, over a store whose writes take long and end in another order.
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_that_move_while_the_store_is_slow_lose_double_and_reorder_nothing() {
+    under(
+        async |cluster| {
+            for door in cluster.doors.values() {
+                door.slow_ms.store(60, Ordering::SeqCst);
+            }
+            for round in 0..12 {
+                for (shard, home) in cluster.homes.iter_mut().enumerate() {
+                    if (shard + round) % 2 == 0 {
+                        *home = *home % 3 + 1;
+                    }
+                }
+                cluster.publish();
+                tokio::time::sleep(Duration::from_millis(120)).await;
             }
         },
         &[1, 2, 3],
@@ -417,6 +438,36 @@ async fn places_in_an_archive_never_go_back_when_it_moves() {
     }
 }
 
+/// Its sender's shard goes while its recipient's stays, and the store is slow with the latter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_not_begun_again_while_its_former_home_stores_it_for_its_recipient() {
+    for next in [2, 3] {
+        let mut cluster = Cluster::new(30).await;
+        let mut users = (0..30).filter(|u| cluster.home_of(*u) == 1);
+        let (from, to) = (users.next().unwrap(), users.next().unwrap());
+        let shard = |user: usize| usize::from(shard_of(&format!("u{user}@a.example")));
+        assert_ne!(shard(from), shard(to));
+        let receiver = cluster.online(to, 3, "r").await;
+        let sender = cluster.online(from, 2, "s").await;
+        let door = Arc::clone(&cluster.doors[&1]);
+        *door.holds.lock() = Some(jid(&format!("u{to}@a.example")));
+        sender.message(to, "once");
+        let mut text = expect(&receiver.session, "once").await;
+        cluster.homes[shard(from)] = next;
+        cluster.settle().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        // It is not stored yet.
+        assert!(!sender.session.inbound().unwrap().1);
+        door.let_go();
+        sender.message(to, "last");
+        sender.acked().await;
+        text += &expect(&receiver.session, "last").await;
+        assert_eq!(bodies(&text), ["once", "last"], "to {next}");
+        assert_eq!(cluster.archive(to).await, ["once", "last"]);
+        assert_eq!(cluster.archive(from).await, ["once", "last"]);
+    }
+}
+
 const TWICE: &str = "<message to='uTO@a.example' type='chat' id='once'><body>once</body>\
      <origin-id xmlns='urn:xmpp:sid:0' id='once'/></message>";
 
@@ -471,13 +522,15 @@ async fn what_a_dead_home_passed_on_is_known_when_its_shards_have_moved_on() {
     sent_again(aside, 2).await;
 }
 
-/// A home has archived a message, and died before it said so: its recipient, who was on that node,
-/// has never seen it.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_dead_home_stored_and_nobody_saw_waits_for_the_next_session_in_its_place() {
+/// A home has archived a message, and died before it said so: its recipient, with a session on that
+/// node if he `was_there`, has never seen it.
+async fn waits_for_the_next(was_there: bool) {
     let mut cluster = Cluster::new(30).await;
     let (from, to) = (cluster.user_of(2), cluster.user_of(1));
-    let _lost = cluster.online(to, 1, "r").await;
+    let _lost = match was_there {
+        true => Some(cluster.online(to, 1, "r").await),
+        false => None,
+    };
     let sender = cluster.online(from, 2, "s").await;
     cluster.doors[&1].is_mute.store(true, Ordering::SeqCst);
     sender.message(to, "first");
@@ -496,26 +549,15 @@ async fn what_a_dead_home_stored_and_nobody_saw_waits_for_the_next_session_in_it
     assert_eq!(cluster.archive(to).await, ["first", "second"]);
 }
 
-/// As above, where the home's mark that it waits has reached the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_home_stored_and_nobody_saw_waits_for_the_next_session_in_its_place() {
+    waits_for_the_next(true).await;
+}
+
+/// The home's mark that it waits has reached the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_home_stored_to_wait_waits_once() {
-    let mut cluster = Cluster::new(30).await;
-    let (from, to) = (cluster.user_of(2), cluster.user_of(1));
-    let sender = cluster.online(from, 2, "s").await;
-    cluster.doors[&1].is_mute.store(true, Ordering::SeqCst);
-    sender.message(to, "first");
-    while cluster.archive(to).await.is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    cluster.kill(1).await;
-    cluster.take_shards(1);
-    cluster.settle().await;
-    sender.message(to, "second");
-    sender.acked().await;
-    let again = cluster.bind(to, 3, "r").await;
-    again.send("<presence/>");
-    let text = expect(&again.session, "second").await;
-    assert_eq!(bodies(&text), ["first", "second"]);
+    waits_for_the_next(false).await;
 }
 
 /// A user who was away for so many messages, and whose home dies or goes once he is back, while the

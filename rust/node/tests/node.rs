@@ -123,6 +123,32 @@ async fn a_message_for_somebody_offline_is_handled_when_it_is_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_is_handled_and_shown_when_both_rosters_are_committed() {
+    let world = World::new(&["romeo", "juliet"]).await;
+    let (romeo, juliet) = (world.bind("romeo").await, world.online("juliet").await);
+    world.resumable(&romeo);
+    let asked = Operation::RosterGet {
+        owner: jid("romeo@a.example"),
+        session: Some(romeo.id),
+        ver: None,
+    };
+    world.call(asked).await.unwrap();
+    world.gate.holds_writes.store(true, Ordering::SeqCst);
+    world.send(&romeo, "<presence to='juliet@a.example' type='subscribe'/>");
+    expect(&juliet, "subscribe").await;
+    // Romeo's roster and juliet's request.
+    until(|| world.gate.held.lock().len() == 2).await;
+    assert_eq!(romeo.inbound(), Some((0, false)));
+    assert_eq!(read(&romeo), "");
+    world.gate.let_one();
+    let push = expect(&romeo, "ask='subscribe'").await;
+    assert!(push.contains("jabber:iq:roster"), "{push}");
+    assert_eq!(romeo.inbound(), Some((0, false)));
+    world.gate.open();
+    until(|| romeo.inbound() == Some((1, true))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_fails_is_told_to_the_sender() {
     let world = World::new(&["romeo", "juliet"]).await;
     let romeo = world.bind("romeo").await;

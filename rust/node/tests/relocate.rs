@@ -9,9 +9,11 @@ mod world;
 use antiphon_net::gateway::{Ended, Gateway, ResumeFailed};
 use antiphon_net::session::Session;
 use antiphon_node::gateway::NodeGateway;
+use antiphon_node::node::Node;
 use antiphon_xmpp::stream::{Framing, Outgoing};
 use cluster::{Client, Cluster, bodies, same};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 use world::{expect, jid, read, until};
@@ -70,7 +72,16 @@ async fn resume(
     id: &str,
     h: u32,
 ) -> Result<Resumed, ResumeFailed> {
-    let gateway = NodeGateway(cluster.node(node));
+    resume_at(cluster.node(node), user, id, h).await
+}
+
+async fn resume_at(
+    node: Arc<Node>,
+    user: usize,
+    id: &str,
+    h: u32,
+) -> Result<Resumed, ResumeFailed> {
+    let gateway = NodeGateway(node);
     let account = jid(&format!("u{user}@a.example"));
     let (session, h) = gateway.sm_resume(account, id.to_owned(), h).await?;
     let generation = session.attach(Framing::Tcp, Outgoing::new(Framing::Tcp));
@@ -222,6 +233,78 @@ async fn messages_under_way_while_a_session_moves_arrive_once_and_in_order() {
     }
     for one in all {
         one.await.unwrap();
+    }
+}
+
+/// As above, while shards move and the store is slow.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_under_way_while_sessions_and_shards_move_arrive_once_and_in_order() {
+    let mut cluster = Cluster::new(30).await;
+    let count = 600;
+    let mut all = Vec::new();
+    for (pair, home) in [1, 2, 3, 1, 2, 3].into_iter().enumerate() {
+        let user = (0..30).filter(|u| cluster.home_of(*u) == home);
+        let user = user.skip(pair / 3).step_by(2).next().unwrap();
+        let from = 29 - pair;
+        let (client, id) = resumable(&cluster, user, pair as u32 % 3 + 1, "r").await;
+        let sender = Arc::new(cluster.online(from, (pair as u32 + 1) % 3 + 1, "s").await);
+        let wires = Arc::clone(&cluster.wires);
+        all.push((
+            user,
+            from,
+            tokio::spawn(async move {
+                let sending = Arc::clone(&sender);
+                let sends = tokio::spawn(async move {
+                    for i in 0..count {
+                        sending.message(user, &format!("p{pair}n{i}"));
+                        if i % 4 == 0 {
+                            tokio::time::sleep(Duration::from_millis(10)).await;
+                        }
+                    }
+                });
+                let mut seen = String::new();
+                read_to(&client, &mut seen, "<body>").await;
+                let (mut h, mut found) = (stanzas(&seen), bodies(&seen));
+                for round in 0..12 {
+                    let node = Arc::clone(&wires.nodes.lock()[&((pair as u32 + round) % 3 + 1)]);
+                    let resumed = resume_at(node, user, &id, h).await;
+                    let resumed =
+                        resumed.unwrap_or_else(|e| panic!("p{pair} round {round}: {e:?}"));
+                    let mut text = String::new();
+                    until(|| {
+                        text += &resumed.read();
+                        let got = found.len() + bodies(&text).len();
+                        got >= count || round < 11 && bodies(&text).len() > 20
+                    })
+                    .await;
+                    h += stanzas(&text);
+                    found.extend(bodies(&text));
+                }
+                sends.await.unwrap();
+                sender.acked().await;
+                let expected: Vec<String> = (0..count).map(|i| format!("p{pair}n{i}")).collect();
+                same(&found, &expected, &format!("pair {pair}"));
+                expected
+            }),
+        ));
+    }
+    for door in cluster.doors.values() {
+        door.slow_ms.store(60, Ordering::SeqCst);
+    }
+    for round in 0..12 {
+        for (shard, home) in cluster.homes.iter_mut().enumerate() {
+            if (shard + round) % 2 == 0 {
+                *home = *home % 3 + 1;
+            }
+        }
+        cluster.publish();
+        tokio::time::sleep(Duration::from_millis(120)).await;
+    }
+    cluster.settle().await;
+    for (user, from, one) in all {
+        let expected = one.await.unwrap();
+        same(&cluster.archive(user).await, &expected, "archive");
+        same(&cluster.archive(from).await, &expected, "sender's archive");
     }
 }
 

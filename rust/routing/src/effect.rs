@@ -74,6 +74,8 @@ pub enum Local {
         stanza: Stanza,
         /// The asking session if local (for `ordered` entries).
         session: Option<SessionId>,
+        /// What counts as handled only once this is answered.
+        origin: Option<Origin>,
     },
 }
 
@@ -101,9 +103,13 @@ impl Effects {
     }
     /// Writes, with nobody waiting.
     pub fn store(&mut self, write: Write) {
+        self.store_for(None, write);
+    }
+    /// Writes; the stanza of `origin` is not handled before.
+    pub fn store_for(&mut self, origin: Option<Origin>, write: Write) {
         self.local.push(Local::Store {
             write,
-            origin: None,
+            origin,
             refused: None,
         });
     }

@@ -32,6 +32,10 @@ pub enum StoreError {
     /// The account exists already.
     #[error("the account exists")]
     Exists,
+    /// It may not be found by another home, which took the owner up in a part of the network that
+    /// still sees etcd: it must not be acknowledged, nor called lost.
+    #[error("its owner was taken up where etcd is still seen")]
+    Overtaken,
     /// The engine failed; the text is for the log.
     #[error("storage engine: {0}")]
     Engine(String),

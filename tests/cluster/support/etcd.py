@@ -202,6 +202,24 @@ class Etcd:
             for row in rows
         }
 
+    def put(self, key: str, value: bytes) -> None:
+        """Writes a key as somebody might who has access to etcd."""
+        coded = base64.b64encode(value).decode()
+        self.members[0].ask("/v3/kv/put", {"key": _coded(key), "value": coded})
+
+    def set_full(self, is_full: bool) -> None:
+        """Raises or takes back the alarm of a member whose quota is used up: nobody may write."""
+        member = self.members[0]
+        header = member.ask("/v3/maintenance/status", {})["header"]
+        assert isinstance(header, dict)
+        action = "ACTIVATE" if is_full else "DEACTIVATE"
+        alarm = {"action": action, "memberID": header["member_id"], "alarm": "NOSPACE"}
+        member.ask("/v3/maintenance/alarm", alarm)
+
+    def delete(self, key: str) -> None:
+        """Removes a key."""
+        self.members[0].ask("/v3/kv/deleterange", {"key": _coded(key)})
+
 
 def _coded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()

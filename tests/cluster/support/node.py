@@ -206,11 +206,18 @@ class Node:
             text: bytes = answer.read()
             return text.decode()
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric over its labels; 0 for one that is not there."""
-        rows = [row for row in self.metrics().splitlines() if not row.startswith("#")]
-        found = [row for row in rows if row.partition(" ")[0].partition("{")[0] == name]
-        return sum(float(row.rpartition(" ")[2]) for row in found)
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric over its labels, or over the rows with these; 0 if there is none.
+
+        A label whose name is a word of Python is given with an underscore behind it.
+        """
+        wanted = [f'{key.rstrip("_")}="{value}"' for key, value in labels.items()]
+        total = 0.0
+        for row in self.metrics().splitlines():
+            series, _, value = row.rpartition(" ")
+            if series.partition("{")[0] == name and all(label in series for label in wanted):
+                total += float(value)
+        return total
 
     def kill(self) -> None:
         """SIGKILL."""

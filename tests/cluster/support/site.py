@@ -139,6 +139,19 @@ class Site:
                 raise Unsettled(f"after {timeout_s:.0f} s: {said}\n{self.logs()}")
             time.sleep(POLL_S)
 
+    def wait_relayed(self, timeout_s: float = SETTLE_S) -> None:
+        """Waits until nothing that one node has sent another is still to be done there.
+
+        Raises `Unsettled`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while waiting := {
+            name: one.pending for name, one in self.statuses(self.up).items() if one.pending
+        }:
+            if time.monotonic() > deadline:
+                raise Unsettled(f"after {timeout_s:.0f} s not done: {waiting}\n{self.logs()}")
+            time.sleep(POLL_S)
+
     def wait_still(self, seconds: float = 3.0, timeout_s: float = SETTLE_S) -> int:
         """Waits until the map has not changed for a while, behind a join for example; its epoch.
 

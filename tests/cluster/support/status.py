@@ -44,6 +44,8 @@ class Status:
     going: int
     by_node: dict[str, int]
     sessions: int
+    pending: int
+    """Stanzas that it sent to peers and that are not done there."""
     raw: dict[str, object] = field(repr=False, default_factory=dict)
 
     @property
@@ -55,6 +57,7 @@ class Status:
 def _status(found: dict[str, object]) -> Status:
     members = cast("list[dict[str, object]]", found["members"])
     shards = cast("dict[str, object]", found["shards"])
+    peers = cast("list[dict[str, object]]", found["peers"])
     return Status(
         node=str(found["node"]),
         stage=str(found["stage"]),
@@ -68,6 +71,7 @@ def _status(found: dict[str, object]) -> Status:
         going=_whole(shards.get("going", 0)),
         by_node={k: _whole(v) for k, v in cast("dict[str, object]", shards["by_node"]).items()},
         sessions=_whole(found.get("sessions", 0)),
+        pending=sum(_whole(peer["pending"]) for peer in peers if peer["class"] == "stanza"),
         raw=found,
     )
 

@@ -7,10 +7,16 @@ pub enum EtcdError {
     #[error("{0}")]
     Config(String),
     /// No endpoint took the request: nothing was done.
-    #[error("no etcd endpoint can be reached: {0}")]
+    #[error(
+        "no etcd endpoint can be reached: {0}; start etcd, or check cluster.etcd.endpoints and the \
+         network to them"
+    )]
     Unreachable(String),
     /// The request was sent and no answer came: it may or may not have been done.
-    #[error("etcd at {endpoint} did not answer: {reason}; the request may have been done")]
+    #[error(
+        "etcd at {endpoint} did not answer: {reason}; the request may have been done; see \
+         `etcdctl endpoint health`, its disk and its log"
+    )]
     Unknown {
         /// Where.
         endpoint: String,
@@ -39,7 +45,10 @@ pub enum EtcdError {
         found: u64,
     },
     /// The store's revision is older than one already seen: restored from a backup.
-    #[error("etcd at {endpoint} went back from revision {seen} to {found}: was it restored?")]
+    #[error(
+        "etcd at {endpoint} went back from revision {seen} to {found}: was it restored? Stop all \
+         nodes, start etcd empty, then the nodes"
+    )]
     WentBack {
         /// Where.
         endpoint: String,
@@ -61,7 +70,7 @@ pub enum EtcdError {
     #[error("etcd is full ({0}); compact and defragment it, then `etcdctl alarm disarm`")]
     Full(String),
     /// etcd understood and said no.
-    #[error("etcd refuses: {0}")]
+    #[error("etcd refuses: {0}; see its log")]
     Refused(String),
 }
 

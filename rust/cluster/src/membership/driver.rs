@@ -563,12 +563,13 @@ fn describe(alert: &Alert) -> (Level, String) {
         ),
         Alert::BadMember(error) => (
             Level::Error,
-            format!("a record of a node in etcd is not used: {error}"),
+            format!("a record of a node in etcd is not used: {error}; is it of a later version? Else delete it"),
         ),
         Alert::OtherProtocol(node, protocol) => (
             Level::Error,
             format!(
-                "node {node} speaks version {protocol} of the protocol, which this one does not"
+                "node {node} speaks version {protocol} of the protocol, which this one does not; \
+                 upgrade one version at a time"
             ),
         ),
         Alert::BadLeader => (
@@ -581,11 +582,15 @@ fn describe(alert: &Alert) -> (Level, String) {
         ),
         Alert::BadAnswer => (
             Level::Error,
-            "etcd answered something else than was asked".to_owned(),
+            "etcd answered something else than was asked; check that cluster.etcd.endpoints are \
+             etcd 3.5 or later and nothing in between"
+                .to_owned(),
         ),
         Alert::EtcdGone => (
             Level::Warning,
-            "etcd does not answer: nobody joins, leaves or takes over until it does".to_owned(),
+            "etcd does not answer: nobody joins, leaves or takes over until it does; bring most of \
+             its members back, and stop no node meanwhile"
+                .to_owned(),
         ),
         Alert::EtcdBack => (Level::Info, "etcd answers again".to_owned()),
         Alert::Revoked(life) => (

@@ -99,15 +99,15 @@ pub(super) async fn look(
         .filter_map(|(id, stored)| Member::read(id, &stored.value).ok())
         .filter(|member| life.is_none_or(|life| member.incarnation != life))
         .collect();
-    for member in members.iter().filter(|m| m.id != *me) {
-        if !speaks_with(member.protocol, PROTOCOL) {
-            return Err(JoinError::Protocol(format!(
-                "node {} ({}) speaks version {} of the protocol, this one {PROTOCOL}",
-                member.id, member.version, member.protocol
-            )));
-        }
-    }
+    // Those of another version are asked as well: they refuse, and so their logs say it, too.
     let answers = ask(links, &members).await;
+    let mut others = members.iter().filter(|m| m.id != *me);
+    if let Some(member) = others.find(|m| !speaks_with(m.protocol, PROTOCOL)) {
+        return Err(JoinError::Protocol(format!(
+            "node {} ({}) speaks version {} of the protocol, this one {PROTOCOL}",
+            member.id, member.version, member.protocol
+        )));
+    }
     let judged = judge(me, &answers);
     if let Err(error) = &judged {
         decline(links, me, &answers, error).await;

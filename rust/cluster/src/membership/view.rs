@@ -116,6 +116,12 @@ impl Place {
         self.standing().may_accept(now())
     }
 
+    /// Whether its lease has passed, and it may only go on by the word of the others.
+    #[must_use]
+    pub fn is_past_lease(&self) -> bool {
+        self.standing().leased_until <= now()
+    }
+
     /// Wakes when the standing changes: for what waits for the next keepalive.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Standing> {

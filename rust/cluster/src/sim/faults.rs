@@ -34,8 +34,9 @@ impl World {
     }
 
     /// Whether it may happen now. A view that is frozen by the word of most does not hold against
-    /// an etcd that only a minority without links to them reaches (the hole that the design names):
-    /// histories with that policy do not cut etcd from some and links at the same time.
+    /// an etcd that only a minority without links to them reaches: both parts serve, and what keeps
+    /// an acknowledgement true then is the store's word (`doubt` in rust/store), which is not part of
+    /// this. Histories with that policy do not cut etcd from some and links at the same time.
     fn may(&self, fault: Fault) -> bool {
         let has = |test: fn(&Fault) -> bool| self.faults.iter().any(test);
         let is_freezing = self.loss == EtcdLoss::Freeze;

@@ -327,6 +327,15 @@ pub fn send_for_sure(from: &Node, to: Incarnation, unit: &Bytes) {
     });
 }
 
+/// A runtime of one thread.
+fn one_thread() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("runtime")
+}
+
 /// Stands between two nodes and resets connections when told.
 pub struct Proxy {
     pub address: String,
@@ -337,11 +346,7 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn start(target: String) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("runtime");
+        let runtime = one_thread();
         let listener = runtime
             .block_on(TcpListener::bind("127.0.0.1:0"))
             .expect("bind");

@@ -18,11 +18,7 @@ pub struct Wall {
 
 impl Wall {
     pub fn start(target: String) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("runtime");
+        let runtime = super::one_thread();
         let listener = runtime.block_on(async {
             let socket = TcpSocket::new_v4().expect("socket");
             let any = "127.0.0.1:0".parse().expect("address");

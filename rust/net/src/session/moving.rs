@@ -117,12 +117,13 @@ impl Session {
         }
     }
 
-    /// Ends the session here: whatever is delivered to it from now on, its successor gets. What is
-    /// left to be written and what is left besides.
-    pub fn retire(&self, successor: &Arc<Session>) -> (Outgoing, Vec<Sent>) {
+    /// Ends the session here: whatever is delivered to it from now on, its successor gets, where it
+    /// has one. What is left to be written and what is left besides, all at one moment: what waits for
+    /// a commit may pass at any other.
+    pub fn retire(&self, successor: Option<&Arc<Session>>) -> (Outgoing, Vec<Sent>) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        state.successor = Some(Arc::clone(successor));
+        state.successor = successor.cloned();
         state.phase = Phase::Closed;
         state.generation += 1;
         let rest = unconfirmed(state);

@@ -12,14 +12,15 @@ use super::unit::{Known, Leg, Unit};
 use super::{Awaited, Mesh};
 use crate::node::Node;
 use antiphon_cluster::HEAD_START_MS;
-use antiphon_cluster::holdings::{Effect, Holdings, Verdict};
+use antiphon_cluster::holdings::{Effect, Verdict};
 use antiphon_cluster::id::{Epoch, Incarnation};
 use antiphon_cluster::link::Class;
 use antiphon_cluster::map::ShardMap;
 use antiphon_cluster::rebuild::Rebuild;
 use antiphon_cluster::relay::Outcome;
 use antiphon_routing::archive::ArchiveId;
-use antiphon_routing::home::{SHARDS, shard_of};
+use antiphon_routing::effect::Origin;
+use antiphon_routing::home::shard_of;
 use antiphon_routing::user::note_handed;
 use antiphon_xmpp::stream::StreamCondition;
 use bytes::Bytes;
@@ -70,6 +71,8 @@ pub struct Flushed {
     pub(super) is_clean: bool,
     pub(super) sessions: Vec<Known>,
     pub(super) legs: Vec<Leg>,
+    /// What was handed over to this home and is done.
+    pub(super) ended: Vec<Origin>,
 }
 
 /// What the former home of a shard that comes has told so far.
@@ -80,6 +83,7 @@ struct Handed {
     died_ms: u64,
     sessions: Vec<Known>,
     legs: Vec<Leg>,
+    ended: Vec<Origin>,
 }
 
 /// What the conductor alone knows.
@@ -128,7 +132,8 @@ impl Node {
                 mesh.homes.begin(me);
                 // What was before is not known.
                 mesh.taken.note_death(self.now());
-                *mesh.holdings.write() = Holdings::new(Incarnation(me), SHARDS);
+                let mut holdings = mesh.holdings.write();
+                *holdings = holdings.again(Incarnation(me));
             }
             Event::Map(map) => self.mapped(mesh, knowledge, &map),
             Event::Out => self.out(mesh, knowledge),
@@ -294,13 +299,19 @@ impl Node {
     ) {
         let flushed = knowledge.flushed.remove(&shard);
         let is_clean = is_clean && flushed.as_ref().is_none_or(|f| f.is_clean);
-        let Flushed { sessions, legs, .. } = flushed.unwrap_or(Flushed {
+        let Flushed {
+            sessions,
+            legs,
+            ended,
+            ..
+        } = flushed.unwrap_or(Flushed {
             shard,
             is_clean,
             sessions: Vec::new(),
             legs: Vec::new(),
+            ended: Vec::new(),
         });
-        let mut parts = vec![(Vec::new(), Vec::new())];
+        let mut parts = vec![Part::default()];
         let mut size = 0;
         for known in sessions {
             size += known.keepsake.len() + known.jid.as_str().len() + 16;
@@ -310,8 +321,12 @@ impl Node {
             size += leg.stanza.size() + 64;
             part_of(&mut parts, &mut size).1.push(leg.clone());
         }
-        for (sessions, legs) in parts {
-            if !sessions.is_empty() || !legs.is_empty() {
+        for origin in ended {
+            size += 16;
+            part_of(&mut parts, &mut size).2.push(origin);
+        }
+        for (sessions, legs, ended) in parts {
+            if !sessions.is_empty() || !legs.is_empty() || !ended.is_empty() {
                 let since = since.0;
                 mesh.hand(
                     to.0,
@@ -320,6 +335,7 @@ impl Node {
                         since,
                         sessions,
                         legs,
+                        ended,
                     },
                 );
             }
@@ -342,9 +358,7 @@ impl Node {
     fn follow_legs(self: &Arc<Self>, mesh: &Mesh, shard: u16, legs: Vec<Leg>) {
         for leg in legs {
             let origin = leg.origin;
-            let is_ours = origin.session.node == mesh.me() && origin.seq > 0;
-            // One that was handed over to this home waits with its stanza, which goes on.
-            if !is_ours || mesh.counts.was_begun(origin) {
+            if origin.session.node != mesh.me() || origin.seq == 0 {
                 continue;
             }
             let unit = Unit::Leg {
@@ -527,10 +541,12 @@ impl Node {
                 since,
                 sessions,
                 legs,
+                ended,
             } => {
                 let handed = handed_of(knowledge, shard, since);
                 handed.sessions.extend(sessions);
                 handed.legs.extend(legs);
+                handed.ended.extend(ended);
             }
             Unit::Released {
                 shard,
@@ -578,6 +594,9 @@ impl Node {
             }
             for known in sessions {
                 self.take_up_session(mesh, known);
+            }
+            for origin in handed.ended {
+                mesh.counts.note_ended(origin);
             }
             for leg in handed.legs {
                 self.take_up_leg(mesh, *shard, leg);
@@ -666,6 +685,7 @@ impl Node {
             self.finish_proxy(&foreign);
         }
         mesh.counts.clear();
+        self.bridge.take_brought(|_, _| true);
         mesh.lanes.clear();
         for (_, peer) in mesh.peers.write().drain() {
             peer.leave();
@@ -689,7 +709,7 @@ fn handed_of(knowledge: &mut Knowledge, shard: u16, since: u64) -> &mut Handed {
     handed
 }
 
-type Part = (Vec<Known>, Vec<Leg>);
+type Part = (Vec<Known>, Vec<Leg>, Vec<Origin>);
 
 /// The part that the next piece goes into.
 fn part_of<'a>(parts: &'a mut Vec<Part>, size: &mut usize) -> &'a mut Part {

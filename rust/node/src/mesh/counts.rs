@@ -64,6 +64,11 @@ impl Counts {
         self.open.lock().insert(origin, count);
     }
 
+    /// Whether this is of [`Counts::open_unnamed`].
+    pub fn is_unnamed(origin: Origin) -> bool {
+        origin.session.node == LINK
+    }
+
     /// As [`Counts::open`] for a unit that belongs to no session here; what counts goes by the
     /// name that this gives back.
     pub fn open_unnamed(&self, brought: Brought) -> Origin {
@@ -89,6 +94,32 @@ impl Counts {
             is_old: false,
         });
         count.left += 1;
+    }
+
+    /// Remembers a stanza that a former home of its sender has brought to its end, and that was handed
+    /// over to that one.
+    pub fn note_ended(&self, origin: Origin) {
+        self.open_handed(origin);
+        self.handled(origin);
+    }
+
+    /// The stanzas of these sessions that were handed over and are done.
+    pub fn ended(&self, is_meant: impl Fn(SessionId) -> bool) -> Vec<Origin> {
+        let open = self.open.lock();
+        let is_ended = |(origin, count): &(&Origin, &Count)| {
+            count.is_handed && count.left == 0 && is_meant(origin.session)
+        };
+        open.iter().filter(is_ended).map(|(o, _)| *o).collect()
+    }
+
+    /// Whether one of those that are meant was handed over, is not done, and has not been brought
+    /// again: then its sender cannot be told.
+    pub fn is_untold(&self, is_meant: impl Fn(Origin) -> bool) -> bool {
+        let open = self.open.lock();
+        let is_untold =
+            |count: &Count| count.is_handed && count.left > 0 && count.brought.is_empty();
+        open.iter()
+            .any(|(origin, count)| is_untold(count) && is_meant(*origin))
     }
 
     /// Looks whether a stanza was handed over by a former home of its sender.
@@ -139,12 +170,17 @@ impl Counts {
         self.open.lock().contains_key(&origin)
     }
 
-    /// Takes out what sessions brought that are meant, for their senders to bring it elsewhere.
-    pub fn take(&self, is_meant: impl Fn(SessionId) -> bool) -> Vec<Brought> {
+    /// Takes out one, for who waits to bring it elsewhere.
+    pub fn take_one(&self, origin: Origin) -> Waiting {
+        let taken = self.open.lock().remove(&origin);
+        taken.map_or_else(Waiting::new, |count| count.brought)
+    }
+
+    /// Takes out what sessions brought that is meant, for their senders to bring it elsewhere.
+    pub fn take(&self, is_meant: impl Fn(Origin) -> bool) -> Vec<Brought> {
         let mut open = self.open.lock();
-        let is_its = |origin: &Origin, _: &mut Count| {
-            origin.session.node != LINK && is_meant(origin.session)
-        };
+        let is_its =
+            |origin: &Origin, _: &mut Count| !Self::is_unnamed(*origin) && is_meant(*origin);
         let taken = open.extract_if(is_its);
         taken.flat_map(|(_, count)| count.brought).collect()
     }
@@ -219,7 +255,7 @@ mod tests {
         counts.forget(3);
         assert_eq!(counts.join(origin, brought), Joined::New);
         counts.open(origin, brought);
-        assert_eq!(counts.take(|id| id == session), [brought]);
+        assert_eq!(counts.take(|of| of == origin), [brought]);
         assert!(!counts.is_open(origin));
     }
 }

@@ -209,6 +209,11 @@ impl Node {
             if stanza.uid > 0 && offline.is_none() {
                 last = stanza.uid & ArchiveId::MAX.0;
             }
+            if crate::history::is_result(&stanza)
+                && let Some(session) = self.session(id)
+            {
+                session.note_part();
+            }
             let before = self.deliver(id, stanza, offline, now_ms, None);
             if let Err((stanza, before)) = before {
                 let before = before.into_iter().filter(crate::node::goes_on);

@@ -2,27 +2,25 @@
 
 use super::counts::{Brought, Joined};
 use super::homes::{Guard, Homes};
-use super::proxies::{Foreign, Peer, deliveries};
+use super::proxies::{Foreign, Peer};
 use super::unit::{Known, Leg, Unit};
 use super::{Awaited, Mesh};
 use crate::node::{Busy, Node};
+use crate::route::Handled;
 use crate::saving::Feeding;
 use antiphon_cluster::id::Incarnation;
 use antiphon_cluster::link::Class;
 use antiphon_cluster::map::ShardMap;
 use antiphon_cluster::relay::Outcome;
-use antiphon_net::session::FIRST_GENERATION;
 use antiphon_routing::SessionId;
 use antiphon_routing::archive::{ArchiveFilter, ArchiveId, ArchivedMessage};
 use antiphon_routing::effect::{Effects, Origin};
 use antiphon_routing::home::shard_of;
 use antiphon_routing::store::{Store, StoreError};
 use antiphon_routing::user::{Rebound, User};
-use antiphon_xmpp::packed::put_number;
 use antiphon_xmpp::stanza::{Stanza, StanzaError};
 use antiphon_xmpp::stream::StreamCondition;
 use antiphon_xmpp::{Jid, StanzaKind};
-use bytes::Bytes;
 use std::sync::Arc;
 
 /// Messages that a session is given at most which its dead home had not given it.
@@ -78,11 +76,11 @@ impl Node {
             mesh.links.done(peer, Class::Stanza, number, Outcome::Done);
         };
         let _feeding = Feeding::by(session);
-        let counted = (seq > 0).then_some(brought);
-        match self.handle(session, stanza, seq, counted) {
-            // Nothing is counted on its stream, or for its answer.
-            Ok(_) if seq == 0 || !mesh.counts.is_open(origin) => done(),
-            Ok(_) => self.handled_one(origin),
+        match self.handle(session, stanza, seq, Some(brought)) {
+            Ok(Handled::Asked) => {}
+            // Nothing is counted on its stream.
+            Ok(Handled::Done) if seq == 0 || !mesh.counts.is_open(origin) => done(),
+            Ok(Handled::Done) => self.handled_one(origin),
             // Its entity has moved; or the session is over.
             Err(_) if self.elsewhere(session.jid.bare_str()).is_some() => {
                 self.bring_elsewhere(mesh, brought);
@@ -254,18 +252,6 @@ impl Node {
         rest.map(|s| (s.at_ms, s.stanza)).collect()
     }
 
-    /// What a proxy that has been taken out still had for its edge.
-    pub(super) fn last_of_proxy(&self, foreign: &Foreign) -> Vec<Bytes> {
-        let session = &foreign.session;
-        let taken = session.take(FIRST_GENERATION, std::task::Waker::noop());
-        let mut packed = taken.out.bytes;
-        for (_, stanza) in self.finish_proxy(foreign) {
-            put_number(0, &mut packed);
-            stanza.pack(&mut packed);
-        }
-        deliveries(session.id.number, &packed)
-    }
-
     /// A session of another node is over.
     pub(super) fn ended_at_edge(
         self: &Arc<Self>,
@@ -407,8 +393,9 @@ impl Node {
             mesh.counts.open_handed(origin);
         }
         if is_counted && origin.session.node == mesh.me() {
-            // Its session counts by itself.
+            // Its session counts by itself; that it was begun is remembered.
             self.expect_more(origin, 1);
+            mesh.counts.handled(origin);
         }
         let shard = shard_of(to.bare_str());
         let awaited = match is_counted {

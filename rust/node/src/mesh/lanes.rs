@@ -12,12 +12,13 @@ use antiphon_cluster::map::ShardMap;
 use antiphon_cluster::relay::Outcome;
 use antiphon_cluster::router::{Send, Ticket};
 use antiphon_routing::home::SHARDS;
+use antiphon_xmpp::StanzaKind;
 use bytes::Bytes;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Locks; a power of two.
 const LOCKS: usize = 64;
@@ -30,10 +31,29 @@ const BYTES: usize = 4 << 20;
 pub(super) struct Parcel {
     pub unit: Bytes,
     pub awaited: Awaited,
+    /// One more than [`Session::parts`] when it was sent last; 0: it was not.
+    parts: AtomicU64,
+}
+
+impl Parcel {
+    /// Whether the client has a part of the answer since this was sent: another home would give it
+    /// that again.
+    fn is_part_answered(&self) -> bool {
+        let Awaited::Session(session, ..) = &self.awaited else {
+            return false;
+        };
+        let parts = u64::from(session.parts()) + 1;
+        let before = self.parts.swap(parts, Ordering::AcqRel);
+        before > 0
+            && before != parts
+            && matches!(Unit::unpack(&self.unit), Ok(Unit::Stanza { stanza, .. })
+                if stanza.kind == StanzaKind::Iq)
+    }
 }
 
 type Router = antiphon_cluster::router::Router<Arc<Parcel>>;
 type Sends = Vec<Send<Arc<Parcel>>>;
+type Parcels = Vec<Arc<Parcel>>;
 
 /// The lanes of one lock.
 #[derive(Debug)]
@@ -98,12 +118,6 @@ impl Lanes {
         self.slices.iter().map(|s| s.lock().router.len()).sum()
     }
 
-    /// Stanzas sent again to another home.
-    pub fn again(&self) -> u64 {
-        let counts = self.slices.iter().map(|s| s.lock().router.counts().again);
-        counts.sum()
-    }
-
     /// Forgets everything, as when this node is out.
     pub fn clear(&self) {
         for slice in &self.slices {
@@ -119,11 +133,18 @@ impl Lanes {
 }
 
 impl Mesh {
-    /// Sends what the router wants sent; its slice is locked.
-    fn perform(&self, slice: &mut Slice, map: Option<&ShardMap>, mut sends: Sends) {
+    /// Sends what the router wants sent; its slice is locked. What is refused instead.
+    #[must_use]
+    fn perform(&self, slice: &mut Slice, map: Option<&ShardMap>, mut sends: Sends) -> Parcels {
+        let mut refused = Parcels::new();
         while !sends.is_empty() {
             let mut failed = Vec::new();
+            let mut over = Vec::new();
             for send in sends.drain(..) {
+                if send.stanza.is_part_answered() {
+                    over.push(send.ticket);
+                    continue;
+                }
                 if send.to.0 == self.me() {
                     let here = (send.ticket, send.generation, send.stanza);
                     slice.here.push_back(here);
@@ -144,7 +165,11 @@ impl Mesh {
                 slice.router.not_yet(map, ticket, &mut sends);
                 self.retry.lock().insert(shard);
             }
+            for ticket in over {
+                refused.extend(slice.router.done(map, ticket, &mut sends));
+            }
         }
+        refused
     }
 }
 
@@ -162,7 +187,12 @@ impl Node {
         awaited: Awaited,
     ) -> Result<(), Parcel> {
         let size = unit.len();
-        let parcel = Arc::new(Parcel { unit, awaited });
+        let parts = AtomicU64::new(0);
+        let parcel = Arc::new(Parcel {
+            unit,
+            awaited,
+            parts,
+        });
         let map = mesh.map.load();
         let map = map.as_deref();
         let mut sends = Vec::new();
@@ -170,10 +200,11 @@ impl Node {
         let copy = Arc::clone(&parcel);
         let place = (shard, source);
         let routed = slice.router.route(map, place, size, copy, &mut sends);
-        mesh.perform(&mut slice, map, sends);
+        let refused = mesh.perform(&mut slice, map, sends);
         mesh.lanes.note(&slice, shard);
         let is_here = !slice.here.is_empty();
         drop(slice);
+        self.parcels_refused(refused);
         if is_here {
             self.work_here(mesh, shard);
         }
@@ -255,10 +286,11 @@ impl Node {
                 None
             }
         };
-        mesh.perform(&mut slice, map, sends);
+        let refused = mesh.perform(&mut slice, map, sends);
         mesh.lanes.note(&slice, shard);
         let is_here = !slice.here.is_empty();
         drop(slice);
+        self.parcels_refused(refused);
         if let Some(parcel) = done {
             if outcome == Outcome::Refused {
                 self.parcel_refused(&parcel);
@@ -285,6 +317,13 @@ impl Node {
         }
     }
 
+    fn parcels_refused(self: &Arc<Self>, parcels: Parcels) {
+        for parcel in parcels {
+            self.parcel_refused(&parcel);
+            self.settle(&parcel.awaited);
+        }
+    }
+
     /// A map came into force.
     pub(super) fn map_lanes(self: &Arc<Self>, mesh: &Mesh) {
         let Some(map) = mesh.map() else {
@@ -299,10 +338,11 @@ impl Node {
             let mut slice = mesh.lanes.slices[at].lock();
             let shards = slice.router.shards();
             slice.router.mapped(&map, &mut sends);
-            mesh.perform(&mut slice, Some(&map), sends);
+            let refused = mesh.perform(&mut slice, Some(&map), sends);
             mesh.lanes.note_all(&slice, &shards);
             let is_here = !slice.here.is_empty();
             drop(slice);
+            self.parcels_refused(refused);
             if is_here {
                 self.work_here(mesh, at as u16);
             }
@@ -316,10 +356,11 @@ impl Node {
             let mut sends = Vec::new();
             let mut slice = mesh.lanes.slice(*shard);
             slice.router.ready(map.as_deref(), *shard, &mut sends);
-            mesh.perform(&mut slice, map.as_deref(), sends);
+            let refused = mesh.perform(&mut slice, map.as_deref(), sends);
             mesh.lanes.note(&slice, *shard);
             let is_here = !slice.here.is_empty();
             drop(slice);
+            self.parcels_refused(refused);
             if is_here {
                 self.work_here(mesh, *shard);
             }
@@ -344,15 +385,17 @@ impl Node {
     }
 
     /// What entities of a dropped shard had sent on: nobody waits for it any more.
-    pub(super) fn drop_legs(&self, mesh: &Mesh, source: u16) {
+    pub(super) fn drop_legs(self: &Arc<Self>, mesh: &Mesh, source: u16) {
         let map = mesh.map();
         for slice in &mesh.lanes.slices {
             let mut slice = slice.lock();
             let mut sends = Vec::new();
             let shards = slice.router.shards();
             slice.router.take_from(map.as_deref(), source, &mut sends);
-            mesh.perform(&mut slice, map.as_deref(), sends);
+            let refused = mesh.perform(&mut slice, map.as_deref(), sends);
             mesh.lanes.note_all(&slice, &shards);
+            drop(slice);
+            self.parcels_refused(refused);
         }
     }
 }

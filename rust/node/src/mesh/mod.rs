@@ -109,8 +109,8 @@ pub(crate) enum Awaited {
 pub struct Readings {
     /// Units for homes that are not done.
     pub sent: usize,
-    /// Units sent again to another home.
-    pub again: u64,
+    /// Messages that clients sent again and that were known.
+    pub known: u64,
     /// Units of others that are not done here.
     pub brought: usize,
     /// Sessions of other nodes whose entities live here.
@@ -158,6 +158,8 @@ pub struct Mesh {
     given: given::Given,
     events: mpsc::UnboundedSender<Event>,
     refused: AtomicU64,
+    /// Messages that came again from clients and were known.
+    pub(crate) known: AtomicU64,
     /// It drains: nobody binds here any more.
     is_draining: AtomicBool,
 }
@@ -196,6 +198,7 @@ impl Mesh {
             given: given::Given::default(),
             events,
             refused: AtomicU64::new(0),
+            known: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
         };
         (mesh, receiver)
@@ -269,7 +272,7 @@ impl Mesh {
         let counts = holdings.counts();
         Readings {
             sent: self.lanes.len(),
-            again: self.lanes.again(),
+            known: self.known.load(Ordering::Relaxed),
             brought: self.counts.len(),
             proxies: self.proxies.len(),
             shadows: self.shadows.len(),
@@ -298,8 +301,31 @@ impl Mesh {
         may_accept.then_some(guard)
     }
 
+    /// Whether no map names a node that sends something: it died, left, never joined, or joins just
+    /// now. The epoch of the first map that may name it. One that acts on a later map than this
+    /// node's may have joined by that.
+    fn stranger(&self, peer: u32) -> Option<Epoch> {
+        if peer == self.me() || self.peers.read().contains_key(&peer) {
+            return None;
+        }
+        let epoch = Epoch(self.epochs.read().get(&peer).copied().unwrap_or(0));
+        let holdings = self.holdings.read();
+        let verdict = holdings.judge_sender(Incarnation(peer), epoch);
+        if verdict != Some(Verdict::Refuse) {
+            return None;
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Some(Epoch(holdings.epoch().0 + 1))
+    }
+
     /// Whether a unit for a shard is taken; else what becomes of it.
     fn judge(&self, peer: u32, head: (u16, u32)) -> Result<Guard, Outcome> {
+        if let Some(needs) = self.stranger(peer) {
+            // One that joins sends it again by the map that names it; the others never.
+            let outcome = Outcome::Returned(needs);
+            self.refusals.note(peer, head, outcome);
+            return Err(outcome);
+        }
         let is_behind = self.refusals.has(peer, head);
         if !is_behind && let Some(guard) = self.enter(head.0) {
             return Ok(guard);
@@ -509,6 +535,9 @@ impl Node {
                 unit: bytes.clone(),
             });
             return Taking::Held;
+        }
+        if unit::is_delivery(bytes) && mesh.stranger(peer).is_some() {
+            return Taking::Settled(Outcome::Done);
         }
         let guard = match unit::head_of(bytes) {
             None => None,

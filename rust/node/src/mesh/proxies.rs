@@ -2,13 +2,15 @@
 
 use super::Mesh;
 use super::counts::Brought;
+use super::homes::Homes;
 use super::unit::Unit;
 use crate::node::Node;
-use antiphon_cluster::link::{Class, UNIT_BYTES_MAX};
-use antiphon_cluster::relay::Outcome;
+use antiphon_cluster::link::UNIT_BYTES_MAX;
 use antiphon_net::session::{FIRST_GENERATION, QueueLimits, Session};
 use antiphon_routing::SessionId;
-use antiphon_xmpp::packed::Unpacker;
+use antiphon_routing::effect::Origin;
+use antiphon_routing::home::shard_of;
+use antiphon_xmpp::packed::{Unpacker, put_number};
 use antiphon_xmpp::stream::{Framing, StreamCondition};
 use antiphon_xmpp::{Jid, Stanza};
 use bytes::Bytes;
@@ -186,6 +188,31 @@ impl Node {
     }
 
     fn look_at_proxy(self: &Arc<Self>, mesh: &Mesh, foreign: &Arc<Foreign>) {
+        if self.carry_proxy(mesh, foreign) {
+            self.work_off(mesh, foreign);
+        }
+    }
+
+    /// What a session elsewhere brought is answered, and the session has the answer, unless it is
+    /// over or its shard has just gone.
+    pub(crate) fn answered_for(&self, session: &Session, origin: Origin, is_given: bool) {
+        let Some(mesh) = self.mesh.as_deref() else {
+            return;
+        };
+        if let Some(foreign) = mesh.proxies.get(session.id) {
+            // The answer goes first.
+            self.carry_proxy(mesh, &foreign);
+        }
+        if is_given || self.elsewhere(session.jid.bare_str()).is_none() {
+            return self.handled_one(origin);
+        }
+        for brought in mesh.counts.take_one(origin) {
+            self.bring_elsewhere(mesh, brought);
+        }
+    }
+
+    /// Sends the edge of a proxy what that has; whether it is still carried by this.
+    fn carry_proxy(&self, mesh: &Mesh, foreign: &Arc<Foreign>) -> bool {
         let session = &foreign.session;
         let peer = foreign.peer.incarnation;
         let waker = Waker::from(Arc::clone(foreign));
@@ -199,7 +226,7 @@ impl Node {
             session.look(FIRST_GENERATION, &waker)
         };
         if taken.is_replaced {
-            return;
+            return false;
         }
         for unit in deliveries(session.id.number, &taken.out.bytes) {
             // A node that is gone needs it no more.
@@ -214,7 +241,7 @@ impl Node {
             mesh.tell(peer, &unit);
         }
         drop(outbox);
-        self.work_off(mesh, foreign);
+        true
     }
 
     /// Wakes the proxies of peers whose links were full.
@@ -260,7 +287,12 @@ impl Node {
 
     fn work_off(self: &Arc<Self>, mesh: &Mesh, foreign: &Arc<Foreign>) {
         let mut inbox = foreign.inbox.lock();
-        while !foreign.session.is_held() {
+        while !foreign.session.is_held() && !inbox.held.is_empty() {
+            // Of a shard that goes it is not begun any more, and goes back to who sent it.
+            let shard = shard_of(foreign.session.jid.bare_str());
+            let Some(_guard) = Homes::enter(&mesh.homes, shard) else {
+                break;
+            };
             let Some(held) = inbox.held.pop_front() else {
                 break;
             };
@@ -274,9 +306,7 @@ impl Node {
     /// Its sender is to look where the home is now.
     pub(super) fn bring_elsewhere(&self, mesh: &Mesh, brought: Brought) {
         let epoch = mesh.holdings.read().epoch();
-        let outcome = Outcome::Returned(epoch);
-        mesh.links
-            .done(brought.peer, Class::Stanza, brought.number, outcome);
+        self.return_all(mesh, [brought], epoch);
     }
 
     /// Ends a session's stream with an error, at its edge.
@@ -290,8 +320,20 @@ impl Node {
     }
 }
 
+/// Ends a proxy that has been taken out: units with all that it still has for its edge, where it was
+/// until now. What comes later `successor` gets.
+pub(super) fn last_of(session: &Session, successor: Option<&Arc<Session>>) -> Vec<Bytes> {
+    let (out, rest) = session.retire(successor);
+    let mut packed = out.bytes;
+    for sent in rest {
+        put_number(sent.offline.unwrap_or(0), &mut packed);
+        sent.stanza.pack(&mut packed);
+    }
+    deliveries(session.id.number, &packed)
+}
+
 /// Units that carry these bytes, each with whole stanzas.
-pub(super) fn deliveries(number: u64, packed: &[u8]) -> Vec<Bytes> {
+fn deliveries(number: u64, packed: &[u8]) -> Vec<Bytes> {
     /// Bytes that need no look at where stanzas end.
     const WHOLE: usize = UNIT_BYTES_MAX - 64;
     let unit = |packed| {

@@ -2,7 +2,8 @@
 //! down.
 
 use super::conductor::{Event, Flushed};
-use super::proxies::Foreign;
+use super::counts::{Brought, Counts};
+use super::proxies::{Foreign, last_of};
 use super::unit::{Known, Leg, Unit};
 use super::{Awaited, Mesh};
 use crate::node::Node;
@@ -42,22 +43,47 @@ impl Node {
         let mut sessions = self.write_down(&mesh, is_lost);
         self.forget_entities(is_lost);
         let proxies = mesh.proxies.those(|f| is_lost(f.session.jid.bare_str()));
-        self.give_last(&mesh, &proxies, epoch).await;
-        let mut legs = self.legs_of(&mesh, &shards, deadline).await;
         let ids: HashSet<SessionId> = proxies.iter().map(|f| f.session.id).collect();
-        for brought in mesh.counts.take(|id| ids.contains(&id)) {
-            // Its sender brings it to the next home, which has what became of it.
-            let outcome = Outcome::Returned(epoch);
-            mesh.links
-                .done(brought.peer, Class::Stanza, brought.number, outcome);
+        for foreign in &proxies {
+            self.return_all(&mesh, foreign.end_inbox(), epoch);
         }
+        // Before their sessions end: nobody would hear what is answered then.
+        let asked = self.bridge.take_brought(|origin, owner| {
+            ids.contains(&origin.session) || Counts::is_unnamed(origin) && is_lost(owner)
+        });
+        for origin in asked {
+            self.return_all(&mesh, mesh.counts.take_one(origin), epoch);
+        }
+        self.give_last(&mesh, &proxies).await;
+        let mut legs = self.legs_of(&mesh, &shards, deadline).await;
+        // The next home has what became of these. The rest ends here, and is called done then: what is
+        // stored for recipients who stay. Begun again, they would get it twice.
+        let handed: HashSet<Origin> = legs.values().flatten().map(|leg| leg.origin).collect();
+        let goes = |origin| !is_clean || handed.contains(&origin);
+        let is_meant = |origin: Origin| ids.contains(&origin.session) && goes(origin);
+        self.return_all(&mesh, mesh.counts.take(is_meant), epoch);
+        let mut ended = self.ended_of(&mesh, &sessions, &handed, deadline).await;
         let flushed = shards.into_iter().map(|shard| Flushed {
             shard,
             is_clean,
             sessions: sessions.remove(&shard).unwrap_or_default(),
             legs: legs.remove(&shard).unwrap_or_default(),
+            ended: ended.remove(&shard).unwrap_or_default(),
         });
         mesh.happened(Event::Flushed(flushed.collect()));
+    }
+
+    /// Has their senders bring units to the next home.
+    pub(super) fn return_all(
+        &self,
+        mesh: &Mesh,
+        brought: impl IntoIterator<Item = Brought>,
+        epoch: Epoch,
+    ) {
+        for Brought { peer, number } in brought {
+            let outcome = Outcome::Returned(epoch);
+            mesh.links.done(peer, Class::Stanza, number, outcome);
+        }
     }
 
     /// What the entities of these shards know of their sessions.
@@ -89,20 +115,15 @@ impl Node {
     }
 
     /// Sends the edges all that their sessions still have here, and waits until they have it.
-    async fn give_last(self: &Arc<Self>, mesh: &Mesh, proxies: &[Arc<Foreign>], epoch: Epoch) {
+    async fn give_last(self: &Arc<Self>, mesh: &Mesh, proxies: &[Arc<Foreign>]) {
         let mut peers = HashSet::new();
         for foreign in proxies {
             let id = foreign.session.id;
             peers.insert(id.node);
-            for brought in foreign.end_inbox() {
-                let outcome = Outcome::Returned(epoch);
-                mesh.links
-                    .done(brought.peer, Class::Stanza, brought.number, outcome);
-            }
             mesh.proxies.leave(id);
             // What was taken out of it before is sent before this.
             let _outbox = foreign.outbox.lock();
-            for unit in self.last_of_proxy(foreign) {
+            for unit in last_of(&foreign.session, None) {
                 // A node that is gone needs it no more.
                 let _ = mesh.give(&foreign.session, unit);
             }
@@ -152,6 +173,35 @@ impl Node {
             }
         }
         legs
+    }
+
+    /// What was handed over to this home by another and is done: whoever sent it may not have been
+    /// told, and brings it to the next one. What is still being stored here is waited for.
+    async fn ended_of(
+        &self,
+        mesh: &Mesh,
+        sessions: &HashMap<u16, Vec<Known>>,
+        handed: &HashSet<Origin>,
+        deadline: Instant,
+    ) -> HashMap<u16, Vec<Origin>> {
+        let of_shard = |(shard, all): (&u16, &Vec<Known>)| {
+            let shard = *shard;
+            all.iter().map(move |known| (known.id, shard)).collect()
+        };
+        let shards: Vec<Vec<(SessionId, u16)>> = sessions.iter().map(of_shard).collect();
+        let shards: HashMap<SessionId, u16> = shards.into_iter().flatten().collect();
+        let is_its = |origin: Origin| shards.contains_key(&origin.session);
+        let is_here = |origin: Origin| is_its(origin) && !handed.contains(&origin);
+        while mesh.counts.is_untold(is_here) && Instant::now() < deadline {
+            sleep(PAUSE).await;
+        }
+        let mut ended: HashMap<u16, Vec<Origin>> = HashMap::new();
+        for origin in mesh.counts.ended(|id| shards.contains_key(&id)) {
+            if let Some(shard) = shards.get(&origin.session).filter(|_| is_here(origin)) {
+                ended.entry(*shard).or_default().push(origin);
+            }
+        }
+        ended
     }
 
     /// Forgets entities; whether there were any with sessions.

@@ -10,7 +10,7 @@
 
 mod arrivals;
 
-use super::proxies::deliveries;
+use super::proxies::last_of;
 use super::unit::Unit;
 use super::{Awaited, Mesh};
 use crate::gateway::Abandoned;
@@ -535,13 +535,7 @@ impl Node {
         }
         let _outbox = foreign.outbox.lock();
         new.inherit(&foreign.session);
-        let (out, rest) = foreign.session.retire(new);
-        let mut packed = out.bytes;
-        for sent in rest {
-            put_number(sent.offline.unwrap_or(0), &mut packed);
-            sent.stanza.pack(&mut packed);
-        }
-        for unit in deliveries(old.number, &packed) {
+        for unit in last_of(&foreign.session, Some(new)) {
             // A node that is gone needs it no more.
             let _ = mesh.give(&foreign.session, unit);
         }

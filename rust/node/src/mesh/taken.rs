@@ -110,6 +110,7 @@ impl Mesh {
         match &self.place {
             _ if is_away => Leave::No,
             Some(place) if !place.may_accept() => Leave::Wait(since),
+            Some(place) if place.is_past_lease() => Leave::Doubted(since),
             _ => Leave::Yes(since),
         }
     }

@@ -190,6 +190,8 @@ pub(crate) enum Unit<'a> {
         since: u64,
         sessions: Vec<Known>,
         legs: Vec<Leg>,
+        /// What another home had handed to this one and is done: it may be brought again.
+        ended: Vec<Origin>,
     },
     /// To the next home of a shard: it is released.
     Released {
@@ -253,12 +255,30 @@ fn known(from: &mut Unpacker<'_>) -> Result<Vec<Known>, Unreadable> {
     (0..count).map(|_| one(from)).collect()
 }
 
+fn put_origin(origin: Origin, out: &mut Vec<u8>) {
+    put_number(u64::from(origin.session.node), out);
+    put_number(origin.session.number, out);
+    put_number(origin.seq, out);
+}
+
+fn origin(from: &mut Unpacker<'_>) -> Result<Origin, Unreadable> {
+    let session = SessionId {
+        node: from.small()?,
+        number: from.number()?,
+    };
+    let seq = from.number()?;
+    Ok(Origin { session, seq })
+}
+
+fn origins(from: &mut Unpacker<'_>) -> Result<Vec<Origin>, Unreadable> {
+    let count: usize = from.small()?;
+    (0..count).map(|_| origin(from)).collect()
+}
+
 fn put_legs(legs: &[Leg], out: &mut Vec<u8>) {
     put_number(legs.len() as u64, out);
     for leg in legs {
-        put_number(u64::from(leg.origin.session.node), out);
-        put_number(leg.origin.session.number, out);
-        put_number(leg.origin.seq, out);
+        put_origin(leg.origin, out);
         leg.stanza.pack(out);
     }
 }
@@ -266,12 +286,7 @@ fn put_legs(legs: &[Leg], out: &mut Vec<u8>) {
 fn legs(from: &mut Unpacker<'_>) -> Result<Vec<Leg>, Unreadable> {
     let count: usize = from.small()?;
     let one = |from: &mut Unpacker<'_>| {
-        let session = SessionId {
-            node: from.small()?,
-            number: from.number()?,
-        };
-        let seq = from.number()?;
-        let origin = Origin { session, seq };
+        let origin = origin(from)?;
         let stanza = from.stanza()?;
         Ok(Leg { origin, stanza })
     };
@@ -287,6 +302,11 @@ pub(super) fn is_patient(bytes: &[u8]) -> bool {
 /// Whether its sender waits until it is taken.
 pub(super) fn is_flush(bytes: &[u8]) -> bool {
     matches!(bytes, [FLUSH, ..])
+}
+
+/// Whether it is for a client of the node that gets it.
+pub(super) fn is_delivery(bytes: &[u8]) -> bool {
+    matches!(bytes, [DELIVER, ..])
 }
 
 /// Where the generation of a unit for a home stands.
@@ -479,12 +499,17 @@ impl Unit<'_> {
                 since,
                 sessions,
                 legs,
+                ended,
             } => {
                 out.push(HANDED);
                 put_number(u64::from(*shard), out);
                 put_number(*since, out);
                 put_known(sessions, out);
                 put_legs(legs, out);
+                put_number(ended.len() as u64, out);
+                for origin in ended {
+                    put_origin(*origin, out);
+                }
             }
             Self::Released {
                 shard,
@@ -679,6 +704,11 @@ impl<'a> Unit<'a> {
                 since: from.number()?,
                 sessions: known(from)?,
                 legs: legs(from)?,
+                // Earlier versions do not say it.
+                ended: match from.is_empty() {
+                    true => Vec::new(),
+                    false => origins(from)?,
+                },
             },
             RELEASED => {
                 let is_clean = from.byte()? != 0;

@@ -166,9 +166,41 @@ pub struct Door {
     /// Reads of offline messages fail.
     pub fails_offline: AtomicBool,
     pub on_the_way: Arc<AtomicU64>,
+    /// Writes of this account wait.
+    pub holds: Mutex<Option<Jid>>,
+    pub held: Mutex<Vec<(Write, Done)>>,
+    /// Each account's writes take up to so long, ms.
+    pub slow_ms: AtomicU64,
+    pub queues: Mutex<HashMap<Jid, mpsc::UnboundedSender<(Write, Done)>>>,
 }
 
 impl Door {
+    /// Writes in order, each after a while, all of an account that wait at once.
+    async fn late(inner: Arc<Sqlite>, ms: u64, mut queue: mpsc::UnboundedReceiver<(Write, Done)>) {
+        let mut random = ms;
+        while let Some(first) = queue.recv().await {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(std::ptr::from_ref(&first) as u64 | 1);
+            tokio::time::sleep(Duration::from_millis((random >> 33) % ms)).await;
+            let mut all = vec![first];
+            while let Ok(next) = queue.try_recv() {
+                all.push(next);
+            }
+            for (write, done) in all {
+                inner.write(write, done);
+            }
+        }
+    }
+
+    /// Lets all go that waits.
+    pub fn let_go(&self) {
+        *self.holds.lock() = None;
+        for (write, done) in std::mem::take(&mut *self.held.lock()) {
+            self.write(write, done);
+        }
+    }
+
     /// What was handed over before is written, nothing after.
     pub async fn shut(&self) {
         self.is_dead.store(true, Ordering::SeqCst);
@@ -178,6 +210,9 @@ impl Door {
 
 impl Store for Door {
     fn write(&self, write: Write, done: Done) {
+        if self.holds.lock().as_ref() == Some(write.owner()) {
+            return self.held.lock().push((write, done));
+        }
         self.on_the_way.fetch_add(1, Ordering::SeqCst);
         if self.is_dead.load(Ordering::SeqCst) {
             self.on_the_way.fetch_sub(1, Ordering::SeqCst);
@@ -191,7 +226,18 @@ impl Store for Door {
                 done(result);
             }
         };
-        self.inner.write(write, Box::new(done));
+        let done: Done = Box::new(done);
+        let slow_ms = self.slow_ms.load(Ordering::SeqCst);
+        if slow_ms == 0 {
+            return self.inner.write(write, done);
+        }
+        let mut queues = self.queues.lock();
+        let queue = queues.entry(write.owner().clone()).or_insert_with(|| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            tokio::spawn(Self::late(Arc::clone(&self.inner), slow_ms, receiver));
+            sender
+        });
+        assert!(queue.send((write, done)).is_ok());
     }
     fn user(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
         self.inner.user(jid)
@@ -299,6 +345,10 @@ impl Cluster {
             offline_mute_at: AtomicU64::new(u64::MAX),
             fails_offline: AtomicBool::new(false),
             on_the_way: Arc::default(),
+            holds: Mutex::default(),
+            held: Mutex::default(),
+            slow_ms: AtomicU64::new(0),
+            queues: Mutex::default(),
         };
         let doors: HashMap<u32, Arc<Door>> = (1..=3).map(|me| (me, Arc::new(door()))).collect();
         let bridges = (1..=3)

@@ -159,7 +159,8 @@ pub const CONFIG: &str = r#"{
     "sm_resume_seconds": 60, "stanzas_per_second": 0, "burst_stanzas": 0, "bytes_per_second": 0,
     "burst_bytes": 0, "outgoing_bytes": 0, "registrations_per_hour": 0, "http_body_bytes": 0},
   "handlers": [{"target": "host", "is_set": false, "ns": "urn:test", "name": "q",
-    "ordered": true}],
+    "ordered": true}, {"target": "account", "is_set": false, "ns": "urn:test", "name": "a",
+    "ordered": false}],
   "modules": MODULES,
   "archive": {"enabled": true, "default": "always", "inbox": true, "retention_days": 0,
     "messages_per_account": 0, "page_max": 250}

@@ -348,18 +348,8 @@ impl User {
         // that died.
         let before = (is_again || is_doubtful).then(|| self.received_before(dup, uid));
         let before = before.flatten();
-        let (id, named, shown) = match before {
-            // Its record may be on its way still: this one is done when that is, and the store
-            // drops it, or keeps it in a place of its own where it refused that.
-            Some(before) => (t.policy.clock.next(t.now_ms), before.uid, before.id),
-            None => {
-                let id = self.place_for(uid, is_again, t);
-                let named = if uid.0 == 0 { id } else { uid };
-                // What was archived before has the uid for its id; the store drops the second
-                // record.
-                (id, named, if is_again { uid } else { id })
-            }
-        };
+        let shown = before.map(|before| (before.uid, before.id));
+        let (id, named, shown) = self.places_for(uid, is_again, shown, t);
         let entry = Entry {
             id,
             uid: named,
@@ -378,6 +368,26 @@ impl User {
             None => {}
         }
         self.identified(stanza, shown, t)
+    }
+
+    /// The id of a received message, its uid, and the id under which it is shown. `before`: uid and
+    /// id of a message that may be the same.
+    fn places_for(
+        &self,
+        uid: ArchiveId,
+        is_again: bool,
+        before: Option<(ArchiveId, ArchiveId)>,
+        t: &Turn,
+    ) -> (ArchiveId, ArchiveId, ArchiveId) {
+        if let Some((uid, id)) = before {
+            // Its record may be on its way still: this one is done when that is, and the store drops
+            // it, or keeps it in a place of its own where it refused that.
+            return (t.policy.clock.next(t.now_ms), uid, id);
+        }
+        let id = self.place_for(uid, is_again, t);
+        let named = if uid.0 == 0 { id } else { uid };
+        // What was archived before has the uid for its id; the store drops the second record.
+        (id, named, if is_again { uid } else { id })
     }
 
     /// The place of a received message: its uid, where nothing came behind that.

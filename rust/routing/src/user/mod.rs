@@ -28,6 +28,7 @@ use presence::Available;
 use roster::Roster;
 pub use roster::item_element;
 use std::sync::Arc;
+pub use subscription::is_subscription;
 
 /// Limits and policies an entity obeys; shared by all. A limit of 0 is none.
 #[derive(Debug, Clone)]
@@ -473,8 +474,8 @@ impl User {
     /// absent, local or remote. Handles presence, outgoing blocking, the archive and carbons; what
     /// goes to others is in `fx.routes` (a message or IQ to the user's own bare JID too).
     ///
-    /// `origin` names the session; where its stanzas are counted (`seq` above 0), what is archived
-    /// carries it.
+    /// `origin` names the session; where its stanzas are counted (`seq` above 0), what is written for
+    /// them carries it.
     pub fn outgoing(
         &mut self,
         origin: Origin,
@@ -488,7 +489,7 @@ impl User {
         };
         let mut t = Turn {
             now_ms,
-            origin: Some(origin).filter(|o| o.seq > 0 && stanza.kind == StanzaKind::Message),
+            origin: Some(origin).filter(|o| o.seq > 0 && stanza.kind != StanzaKind::Iq),
             policy: p,
             fx,
         };

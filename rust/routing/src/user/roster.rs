@@ -297,11 +297,13 @@ impl User {
         self.drop_request(&contact, t);
         self.roster.version += 1;
         let (owner, version) = (self.jid.clone(), self.roster.version);
-        t.fx.store(Write::RosterRemove {
+        let jid = contact.clone();
+        let write = Write::RosterRemove {
             owner,
             version,
-            jid: contact.clone(),
-        });
+            jid,
+        };
+        t.fx.store_for(t.origin, write);
         let item = Element::new(ns::ROSTER, "item")
             .with_attr("jid", contact.as_str())
             .with_attr("subscription", "remove");
@@ -317,14 +319,18 @@ impl User {
         };
         self.roster.version += 1;
         let (owner, version) = (self.jid.clone(), self.roster.version);
-        if self.sessions.iter().any(|s| s.is_interested) {
-            self.push_item(item_element(&item), t);
-        }
-        t.fx.store(Write::RosterPut {
+        let interested = self.sessions.iter().any(|s| s.is_interested);
+        let element = interested.then(|| item_element(&item));
+        let write = Write::RosterPut {
             owner,
             version,
             item,
-        });
+        };
+        // Before the push, which waits for it: nobody sees what a crash may undo.
+        t.fx.store_for(t.origin, write);
+        if let Some(element) = element {
+            self.push_item(element, t);
+        }
     }
 
     /// RFC 6121 §2.1.6. Serialised once for all sessions.

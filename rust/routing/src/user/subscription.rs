@@ -40,6 +40,12 @@ impl Verb {
     }
 }
 
+/// Whether a stanza changes subscriptions, or asks for it (RFC 6121 §3).
+#[must_use]
+pub fn is_subscription(stanza: &Stanza) -> bool {
+    stanza.kind == StanzaKind::Presence && Verb::of(stanza.type_str()).is_some()
+}
+
 /// RFC 6121 Appendix A.1: the nine states; the number is the row in the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
@@ -265,10 +271,8 @@ impl User {
             stanza: bytes.into(),
         };
         self.requests.insert(place, request.clone());
-        t.fx.store(Write::RequestPut {
-            owner: self.jid.clone(),
-            request,
-        });
+        let owner = self.jid.clone();
+        t.fx.store_for(t.origin, Write::RequestPut { owner, request });
         for session in self.sessions.iter().filter(|s| s.presence.is_some()) {
             t.fx.deliver(session.id, stanza.clone());
         }
@@ -290,10 +294,8 @@ impl User {
     pub(super) fn drop_request(&mut self, contact: &Jid, t: &mut Turn) {
         if let Ok(place) = self.request_index(contact) {
             let from = self.requests.remove(place).from;
-            t.fx.store(Write::RequestDelete {
-                owner: self.jid.clone(),
-                from,
-            });
+            let owner = self.jid.clone();
+            t.fx.store_for(t.origin, Write::RequestDelete { owner, from });
         }
     }
 

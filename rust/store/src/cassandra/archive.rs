@@ -474,10 +474,10 @@ pub(super) async fn flush_behind(
         return Ok(());
     };
     match engine.servers.gate.leave(state.pass(owner)) {
-        Leave::Yes(_) if slot.behind_ms.load(Ordering::Acquire) != 0 => {
+        Leave::Yes(_) | Leave::Doubted(_) if slot.behind_ms.load(Ordering::Acquire) != 0 => {
             flush(&engine.servers, deadline, owner, state).await?;
         }
-        Leave::Yes(_) => {}
+        Leave::Yes(_) | Leave::Doubted(_) => {}
         Leave::Wait(_) => return Err(Failure::Away),
         Leave::No => {
             slot.forget();

@@ -9,6 +9,7 @@ use super::owners::Known;
 use super::plan::{self, Planner};
 use super::queue::{Accepted, GROUP_BYTES, GROUP_WRITES};
 use super::servers::Row;
+use super::taken;
 use antiphon_routing::store::{StoreError, Write};
 use antiphon_xmpp::Jid;
 use std::sync::atomic::Ordering;
@@ -52,6 +53,7 @@ impl Engine {
                     .await;
             }
         }
+        self.doubt(owner, writes, &mut outcomes).await;
         if outcomes.iter().any(is_fault) {
             // Whether it was carried out is unknown, and with it what there is.
             known = Known::default();
@@ -59,6 +61,25 @@ impl Engine {
         self.owners.put(owner, known);
         self.tally(&outcomes);
         outcomes
+    }
+
+    /// Takes back what was committed while another home may have taken the owner up: it may not have
+    /// found it.
+    async fn doubt(&self, owner: &str, writes: &[Accepted], outcomes: &mut [Outcome]) {
+        let is_sure = matches!(self.servers.gate.ask(owner), Leave::Yes(_) | Leave::No);
+        let last = writes.last().and_then(|write| write.time);
+        let Some(time) = last.filter(|_| !is_sure && outcomes.iter().any(Outcome::is_ok)) else {
+            return;
+        };
+        let deadline = Instant::now() + self.write_wait;
+        let error = match taken::is_overtaken(&self.servers, deadline, owner, time).await {
+            Ok(false) => return,
+            Ok(true) => StoreError::Overtaken,
+            Err(failure) => failure.into(),
+        };
+        for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_ok()) {
+            *outcome = Err(error.clone());
+        }
     }
 
     /// Writes that concern rows alone.
@@ -158,7 +179,12 @@ impl Engine {
             let counter = match outcome {
                 Ok(()) => &c.committed,
                 Err(StoreError::NoAccount | StoreError::Exists | StoreError::Full(_)) => &c.refused,
-                Err(StoreError::Busy | StoreError::Engine(_) | StoreError::Closed) => &c.failed,
+                Err(
+                    StoreError::Busy
+                    | StoreError::Overtaken
+                    | StoreError::Engine(_)
+                    | StoreError::Closed,
+                ) => &c.failed,
             };
             counter.fetch_add(1, Ordering::Relaxed);
         }

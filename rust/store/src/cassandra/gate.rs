@@ -13,6 +13,9 @@ use std::sync::{Arc, OnceLock};
 pub enum Leave {
     /// Rows may be sent.
     Yes(u64),
+    /// They may be sent, but another process may take the owner up unseen: a commit is none before
+    /// it is known that nobody had begun to.
+    Doubted(u64),
     /// They wait: it is not known now, and soon will be.
     Wait(u64),
     /// The owner is another's.
@@ -80,7 +83,7 @@ impl Gatekeeper {
     /// In which time of its owner this is; [`NEVER`]: it is another's.
     pub(super) fn time(&self, owner: &str) -> u64 {
         match self.ask(owner) {
-            Leave::Yes(time) | Leave::Wait(time) => time,
+            Leave::Yes(time) | Leave::Doubted(time) | Leave::Wait(time) => time,
             Leave::No => NEVER,
         }
     }
@@ -91,7 +94,7 @@ impl Gatekeeper {
             return Leave::Yes(0);
         };
         match self.ask(owner) {
-            Leave::Yes(now) | Leave::Wait(now) if now != time => Leave::No,
+            Leave::Yes(now) | Leave::Doubted(now) | Leave::Wait(now) if now != time => Leave::No,
             answer => answer,
         }
     }

@@ -106,7 +106,7 @@ async fn is_ours(engine: &Engine, owner: &str, slot: &Slot) -> bool {
         slot.grown.store(0, Ordering::Relaxed);
         *guard = None;
     }
-    matches!(leave, Leave::Yes(_))
+    matches!(leave, Leave::Yes(_) | Leave::Doubted(_))
 }
 
 /// Has the oldest messages of an owner deleted where there are more than the operator allows: by

@@ -286,6 +286,11 @@ impl Cassandra {
         self.engine.read(jid, async move |engine, deadline| {
             let changes = engine.owners.changes();
             let mut found = query::user(&engine.servers, deadline, &account).await?;
+            if let (true, Former::Died { epoch, .. }) = (found.is_some(), former)
+                && taken::begin(&engine.servers, deadline, account.bare_str(), epoch).await?
+            {
+                found = query::user(&engine.servers, deadline, &account).await?;
+            }
             if let Some(record) = &mut found {
                 engine.owners.read(account.bare_str(), changes);
                 let (archive, orphans) =

@@ -211,7 +211,7 @@ impl Servers {
         let mut delay = ASK_AGAIN;
         loop {
             match self.gate.leave(pass) {
-                Leave::Yes(_) => return Ok(()),
+                Leave::Yes(_) | Leave::Doubted(_) => return Ok(()),
                 Leave::No => return Err(Failure::Away),
                 Leave::Wait(_) => {}
             }

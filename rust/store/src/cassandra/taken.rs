@@ -49,7 +49,7 @@ pub(super) fn is_dead(dead: &[Dead], id: u64) -> bool {
     dead.get(at).is_some_and(|(above, _)| *above < id)
 }
 
-/// Reads the column `dead`; what is damaged is left out.
+/// Reads the column `dead`; what is behind the pairs, [`begun`] reads.
 pub(super) fn dead_value(column: &[i64]) -> Vec<Dead> {
     let pairs = column.chunks_exact(2);
     pairs
@@ -57,12 +57,30 @@ pub(super) fn dead_value(column: &[i64]) -> Vec<Dead> {
         .collect()
 }
 
-/// The column `dead`.
-fn dead_column(dead: &[Dead]) -> Vec<i64> {
+/// The epoch behind the pairs: of the latest home that began to take the owner up.
+fn begun(column: &[i64]) -> u64 {
+    let odd = column.len() % 2 == 1;
+    column.last().filter(|_| odd).map_or(0, |e| from_cql(*e))
+}
+
+/// The column `dead`, as a home of this epoch writes it.
+fn dead_column(dead: &[Dead], epoch: u64) -> Vec<i64> {
     let pairs = dead.iter();
     pairs
         .flat_map(|(above, upto)| [to_cql(*above), to_cql(*upto)])
+        .chain([to_cql(epoch)])
         .collect()
+}
+
+/// Whether a home of a later epoch than this one has begun to take the owner up. If not, it will find
+/// all that is committed by now: it says so before it looks.
+pub(super) async fn is_overtaken(
+    servers: &Servers,
+    deadline: Instant,
+    owner: &str,
+    epoch: u64,
+) -> Result<bool, Failure> {
+    Ok(Mark::read(servers, deadline, owner).await?.begun > epoch)
 }
 
 /// The parts of an archive that are dead.
@@ -78,6 +96,7 @@ pub(super) async fn dead(
 #[derive(Debug, Default)]
 struct Mark {
     epoch: u64,
+    begun: u64,
     dead: Vec<Dead>,
     flushed: u64,
     /// When the inbox was written, and this.
@@ -102,6 +121,7 @@ impl Mark {
         };
         Ok(Self {
             epoch: epoch.map_or(0, from_cql),
+            begun: dead.as_deref().map_or(0, begun),
             dead: dead.as_deref().map(dead_value).unwrap_or_default(),
             flushed: flushed.map_or(0, from_cql),
             flushed_us: flushed_us.unwrap_or(0),
@@ -179,8 +199,8 @@ async fn waiting(
 }
 
 /// Deletes what a home that died at this epoch had on its way to the archive of an owner and to his
-/// offline messages, unless that was done; how many of the latter were there. It ends whole: without its last step, the next one who
-/// takes the archive up does all of it again.
+/// offline messages, unless that was done; how many of the latter were there. Behind [`begin`]. It
+/// ends whole: without its last step, the next one who takes the archive up does all of it again.
 ///
 /// # Errors
 /// The servers are away, or the owner is another's by now.
@@ -210,7 +230,7 @@ pub(super) async fn bury(
         at_us: mark.timestamp(servers, part.1, written_us),
     };
     burial.forget(&mut mark.dead, &months).await?;
-    let column = dead_column(&mark.dead);
+    let column = dead_column(&mark.dead, epoch);
     let bytes = owner.len() + 8 * column.len();
     let values = (servers.clock.next(), column, owner);
     let row = Row::new(&servers.statements.inbox_dead_put, values, bytes);
@@ -226,6 +246,30 @@ pub(super) async fn bury(
         .write(&[Row::new(&servers.statements.inbox_taken_put, values, 0)])
         .await?;
     Ok(orphans)
+}
+
+/// Says that a home of this epoch takes the owner up, before it looks what is there: a former one
+/// that goes on without etcd then knows that it may acknowledge no more ([`is_overtaken`]). Whether
+/// that was not done yet: what was read before must be read again.
+///
+/// # Errors
+/// The servers are away, or the owner is another's by now.
+pub(super) async fn begin(
+    servers: &Servers,
+    deadline: Instant,
+    owner: &str,
+    epoch: u64,
+) -> Result<bool, Failure> {
+    let pass = Pass::Of(owner, servers.gate.time(owner));
+    let mark = Mark::read(servers, deadline, owner).await?;
+    if mark.epoch >= epoch {
+        return Ok(false);
+    }
+    let at_us = servers.clock.next().max(mark.taken_us + 1);
+    let values = (at_us, dead_column(&mark.dead, epoch), owner);
+    let row = Row::new(&servers.statements.inbox_dead_put, values, owner.len());
+    servers.write(deadline, pass, &[row]).await?;
+    Ok(true)
 }
 
 /// The deletes of one owner.
@@ -355,7 +399,10 @@ mod tests {
         let expected: Vec<u64> = (11..=20).chain(31..=40).collect();
         assert_eq!(found, expected);
         assert!(!is_dead(&[], 1));
-        assert_eq!(dead_value(&dead_column(&dead)), dead);
+        assert_eq!(dead_value(&dead_column(&dead, 7)), dead);
+        assert_eq!(begun(&dead_column(&dead, 7)), 7);
+        assert_eq!(begun(&dead_column(&[], 8)), 8);
+        assert_eq!(begun(&[1, 2]), 0);
         assert_eq!(dead_value(&[1, 2, 3]), [(1, 2)]);
     }
 

@@ -78,6 +78,9 @@ pub enum OpenError {
 /// What SQLite said, with its code: many of its texts alone say little.
 pub(super) fn describe(error: &rusqlite::Error) -> String {
     match error.sqlite_error() {
+        Some(inner) if inner.code == ErrorCode::DiskFull => format!(
+            "no room on the disk of data_dir ({error}): free some, and what runs goes on by itself"
+        ),
         Some(inner) => format!("{error} (SQLite code {})", inner.extended_code),
         None => error.to_string(),
     }

@@ -298,7 +298,13 @@ impl Writer {
                 Err(StoreError::NoAccount | StoreError::Exists | StoreError::Full(_)) => {
                     refused += 1;
                 }
-                Err(StoreError::Busy | StoreError::Engine(_) | StoreError::Closed) => {}
+                // It knows of no other process.
+                Err(
+                    StoreError::Busy
+                    | StoreError::Overtaken
+                    | StoreError::Engine(_)
+                    | StoreError::Closed,
+                ) => {}
             }
         }
         let failed = outcomes.len() as u64 - committed - refused;

@@ -437,6 +437,40 @@ fn a_process_that_lost_its_shards_writes_nothing_of_what_waits() {
     assert_eq!(all(&*store, &romeo), [1, 3, 5]);
 }
 
+/// In a network that is cut in two each part may have a home of the same owner.
+#[test]
+fn a_home_in_doubt_commits_nothing_that_the_next_one_may_not_have_found() {
+    if server().is_none() {
+        return;
+    }
+    let keyspace = Keyspace::new();
+    let (former, leave) = gated(&keyspace);
+    let [romeo, juliet] = pair(&*former);
+    let tell = |owner: &Jid, n| keep(owner, message(owner, JULIET, ROMEO, n, "word"));
+    // What it took up itself is no sign of another.
+    died(&*former, &romeo, 1, at(1));
+    *leave.lock() = Leave::Doubted(1);
+    put(&*former, tell(&romeo, 10)).unwrap();
+    put(&*former, tell(&juliet, 10)).unwrap();
+    let next = keyspace.open(ROOM);
+    died(&*next, &romeo, 3, at(20));
+    assert_eq!(put(&*former, tell(&romeo, 11)), Err(StoreError::Overtaken));
+    let seen = Write::LastSeen {
+        owner: romeo.clone(),
+        at_ms: 1,
+        status: "here".into(),
+    };
+    assert_eq!(put(&*former, seen), Err(StoreError::Overtaken));
+    assert_eq!(all(&*next, &romeo), [10]);
+    // Nobody has looked at her yet: all that is committed is found.
+    put(&*former, tell(&juliet, 11)).unwrap();
+    died(&*next, &juliet, 3, at(20));
+    assert_eq!(all(&*next, &juliet), [10, 11]);
+    // With a lease it does not ask.
+    *leave.lock() = Leave::Yes(1);
+    put(&*former, tell(&romeo, 12)).unwrap();
+}
+
 #[test]
 fn what_a_former_home_has_in_memory_is_not_written_over_the_next_ones() {
     if server().is_none() {

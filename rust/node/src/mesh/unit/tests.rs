@@ -199,11 +199,12 @@ fn every_kind_of_a_hand_over_comes_out_as_it_went_in() {
         keepsake: vec![1, 2],
         last: 9,
     };
+    let origin = Origin {
+        session: id,
+        seq: 12,
+    };
     let leg = Leg {
-        origin: Origin {
-            session: id,
-            seq: 12,
-        },
+        origin,
         stanza: stanza(),
     };
     let units = [
@@ -217,6 +218,7 @@ fn every_kind_of_a_hand_over_comes_out_as_it_went_in() {
             since: 8,
             sessions: vec![known()],
             legs: vec![leg],
+            ended: vec![origin],
         },
         Unit::Released {
             shard: 7,
@@ -243,4 +245,19 @@ fn garbage_is_no_unit() {
     ] {
         assert_eq!(Unit::unpack(garbage), Err(Unreadable));
     }
+}
+
+#[test]
+fn a_home_of_an_earlier_version_does_not_say_what_has_ended() {
+    let unit = Unit::Handed {
+        shard: 7,
+        since: 8,
+        sessions: Vec::new(),
+        legs: Vec::new(),
+        ended: Vec::new(),
+    };
+    let mut bytes = unit.pack().to_vec();
+    // How many there are.
+    assert_eq!(bytes.pop(), Some(0));
+    assert_eq!(Unit::unpack(&bytes), Ok(unit));
 }
