@@ -133,8 +133,8 @@ impl Cached {
     }
 
     /// Hands what waits to the engine, which commits it as one group. Under the lock, so that what
-    /// no longer waits is always queued there, ahead of any read.
-    fn flush(&self) {
+    /// no longer waits is always queued there, ahead of any read. At once where somebody waits for it.
+    pub(crate) fn flush(&self) {
         let mut waiting = self.waiting.lock();
         waiting.bytes = 0;
         for (owner, seen) in std::mem::take(&mut waiting.by_owner) {

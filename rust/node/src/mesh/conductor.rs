@@ -120,6 +120,7 @@ impl Node {
                     self.look_again(&mesh);
                     if ticks.is_multiple_of(FORGET_TICKS) {
                         mesh.counts.forget_old();
+                        mesh.shadows.forget_old();
                     }
                 }
             }
@@ -147,13 +148,30 @@ impl Node {
                     let shard = flushed.shard;
                     knowledge.flushed.insert(shard, flushed);
                     mesh.holdings.write().flushed(shard, &mut effects);
-                    // The shard came back meanwhile, and was dropped.
                     if !matches!(effects.last(), Some(Effect::Released { shard: s, .. }) if *s == shard)
                     {
-                        knowledge.flushed.remove(&shard);
+                        self.came_back(mesh, knowledge, shard);
                     }
                 }
                 self.carry_out(mesh, knowledge, effects);
+            }
+        }
+    }
+
+    /// A shard was taken back from a next home that is dead, before it could be released: what was
+    /// written down of sessions there, nobody else knows.
+    fn came_back(self: &Arc<Self>, mesh: &Mesh, knowledge: &mut Knowledge, shard: u16) {
+        let Some(flushed) = knowledge.flushed.remove(&shard) else {
+            return;
+        };
+        let is_lost =
+            |known: &Known| known.id.node != mesh.me() && self.peer(mesh, known.id.node).is_none();
+        let known = flushed.sessions.into_iter().filter(is_lost);
+        if let Some((_, rebuild)) = knowledge.reports.get_mut(&shard) {
+            rebuild.shadowed(known.map(|known| (known.id, known)));
+        } else if mesh.holdings.read().serving(shard).is_some() {
+            for known in known {
+                self.take_up_session(mesh, known);
             }
         }
     }
@@ -311,6 +329,8 @@ impl Node {
             legs: Vec::new(),
             ended: Vec::new(),
         });
+        let there = sessions.iter().filter(|known| known.id.node == to.0);
+        mesh.shadows.hand(shard, to.0, there.cloned());
         let mut parts = vec![Part::default()];
         let mut size = 0;
         for known in sessions {
@@ -558,6 +578,13 @@ impl Node {
             } => {
                 let handed = handed_of(knowledge, shard, since);
                 (handed.dirty, handed.died_ms) = (dirty, died_ms);
+                if handed
+                    .sessions
+                    .iter()
+                    .any(|known| known.id.node == mesh.me())
+                {
+                    mesh.shadows.came_from(shard, peer);
+                }
                 self.live.load().policy.clock.observe(ArchiveId(clock));
                 let mut effects = Vec::new();
                 let time = (shard, Epoch(since));
@@ -624,12 +651,19 @@ impl Node {
             self.lanes_ready(mesh, &served);
             self.tell_shadows(mesh, &served.iter().copied().collect());
             self.tell_waiting(mesh, |shard| served.contains(&shard));
+            // Behind what the shadows are told.
+            for (peer, shards) in mesh.shadows.former_of(&served) {
+                mesh.tell(peer, &Unit::Ready { shards });
+            }
+            mesh.shadows.served(mesh.me(), &served);
         }
         if !later.is_empty() {
-            let mesh = Arc::clone(mesh);
+            let (node, mesh) = (Arc::clone(self), Arc::clone(mesh));
             self.runtime.spawn(async move {
                 let is_loading = || later.iter().all(|at| !mesh.homes.is_quiet(at.0));
                 while is_loading() {
+                    // The end of a lost session is written down, which else waits for seconds.
+                    node.store.flush();
                     tokio::time::sleep(LOADING).await;
                 }
                 mesh.happened(Event::Loaded(later));
@@ -643,6 +677,13 @@ impl Node {
         knowledge.handed.remove(&shard);
         knowledge.reports.remove(&shard);
         knowledge.flushed.remove(&shard);
+        if let Some(map) = mesh.map()
+            && let Some(owner) = map.owner(shard)
+        {
+            // For the report: a next home died before it was told.
+            let known = self.known_of_the_dead(mesh, &map, shard);
+            mesh.shadows.hand(shard, owner.0, known);
+        }
         let is_its = |bare: &str| shard_of(bare) == shard;
         let had_entities = self.forget_entities(is_its);
         if was_served || had_entities {

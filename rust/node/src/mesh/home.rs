@@ -306,6 +306,14 @@ impl Node {
         let job =
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
                 let mut seen = None;
+                let has_successor = |user: &&mut User| {
+                    let mut others = user.sessions().into_iter();
+                    others.any(|(other, at)| other != id && at == jid)
+                };
+                if is_over && user.as_ref().is_ok_and(has_successor) {
+                    // Whoever told of it had not heard.
+                    return;
+                }
                 let rebound = user.map(|user| {
                     let rebound = user.rebind(id, &jid, &keepsake);
                     if !is_over {

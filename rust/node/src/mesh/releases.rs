@@ -35,6 +35,7 @@ impl Node {
         let deadline = Instant::now() + FLUSH;
         let is_quiet = || shards.iter().all(|shard| mesh.homes.is_quiet(*shard));
         while !is_quiet() && Instant::now() < deadline {
+            self.store.flush();
             sleep(PAUSE).await;
         }
         let is_clean = is_quiet();

@@ -56,6 +56,8 @@ pub struct Wires {
     pub next: AtomicU64,
     /// What nobody reaches, and nobody takes the place of.
     pub cut_off: Mutex<HashSet<u32>>,
+    /// Who takes nothing for a while.
+    pub frozen: Mutex<HashSet<u32>>,
     /// Units on their way.
     pub waiting: Mutex<HashMap<(u32, u32), usize>>,
 }
@@ -84,6 +86,9 @@ impl Wires {
                 .wrapping_add(1);
             if (random >> 33).is_multiple_of(8) {
                 tokio::time::sleep(Duration::from_micros(random >> 53)).await;
+            }
+            while self.frozen.lock().contains(&to) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
             let nodes = self.nodes.lock();
             // A node that was killed neither gets nor sends anything.
@@ -163,6 +168,8 @@ pub struct Door {
     pub is_mute: AtomicBool,
     /// Reads of offline messages from behind this one on get no answer.
     pub offline_mute_at: AtomicU64,
+    /// Reads of accounts get no answer.
+    pub mutes_users: AtomicBool,
     /// Reads of offline messages fail.
     pub fails_offline: AtomicBool,
     pub on_the_way: Arc<AtomicU64>,
@@ -240,9 +247,15 @@ impl Store for Door {
         assert!(queue.send((write, done)).is_ok());
     }
     fn user(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
+        if self.mutes_users.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         self.inner.user(jid)
     }
     fn user_of_dead(&self, jid: &Jid) -> StoreFuture<Option<UserRecord>> {
+        if self.mutes_users.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         self.inner.user_of_dead(jid)
     }
     fn credentials(&self, jid: &Jid) -> StoreFuture<Option<Credentials>> {
@@ -289,6 +302,8 @@ pub struct Cluster {
     pub homes: Vec<u32>,
     /// Where they are, since when, and who had them before.
     pub slots: Vec<(u32, u64, Option<u32>)>,
+    /// Shards whose home died before another had released them.
+    pub unclean: HashSet<u16>,
 }
 
 pub fn member(wires: &Arc<Wires>, store: &Arc<Door>, me: u32) -> Arc<Bridge> {
@@ -343,6 +358,7 @@ impl Cluster {
             is_dead: AtomicBool::new(false),
             is_mute: AtomicBool::new(false),
             offline_mute_at: AtomicU64::new(u64::MAX),
+            mutes_users: AtomicBool::new(false),
             fails_offline: AtomicBool::new(false),
             on_the_way: Arc::default(),
             holds: Mutex::default(),
@@ -362,6 +378,7 @@ impl Cluster {
             epoch: 0,
             homes: (0..SHARDS).map(|s| u32::from(s) % 3 + 1).collect(),
             slots: vec![(0, 0, None); usize::from(SHARDS)],
+            unclean: HashSet::new(),
         };
         cluster.settle().await;
         cluster
@@ -387,8 +404,12 @@ impl Cluster {
             let target = self.homes[usize::from(shard)];
             let is_served = is_alive(&owner) && self.serves(owner, shard);
             let from = from.filter(is_alive).filter(|_| !is_served);
+            if is_served {
+                self.unclean.remove(&shard);
+            }
             let slot = if !is_alive(&owner) {
-                (target, self.epoch, None)
+                self.unclean.insert(shard);
+                (target, self.epoch, from.filter(|from| *from != target))
             } else if owner != target && is_served {
                 (target, self.epoch, Some(owner))
             } else {
@@ -397,13 +418,17 @@ impl Cluster {
             self.slots[usize::from(shard)] = slot;
         }
         let place = |node: u32| nodes.iter().position(|n| *n == node).unwrap() as u16;
-        let slots = self.slots.iter().map(|(owner, since, from)| Slot {
-            owner: place(*owner),
-            from: from.map(place),
-            shadow: None,
-            since: Epoch(*since),
-            is_clean: from.is_some(),
-        });
+        let slots = self
+            .slots
+            .iter()
+            .zip(0..)
+            .map(|((owner, since, from), shard)| Slot {
+                owner: place(*owner),
+                from: from.map(place),
+                shadow: nodes.iter().find(|n| *n != owner).map(|n| place(*n)),
+                since: Epoch(*since),
+                is_clean: from.is_some() && !self.unclean.contains(&shard),
+            });
         let members = nodes.iter().map(|n| MapNode {
             id: NodeId::new(&format!("n{n}")).unwrap(),
             incarnation: Incarnation(*n),
@@ -439,7 +464,14 @@ impl Cluster {
                 return;
             }
         }
-        panic!("the shards do not come to rest");
+        let mut all = self.slots.iter().zip(0..);
+        let (owner, shard) = all
+            .find_map(|((owner, ..), shard)| {
+                (!self.serves(*owner, shard)).then_some((*owner, shard))
+            })
+            .unwrap();
+        let how = self.wires.meshes.lock()[&owner].describe(shard);
+        panic!("the shards do not come to rest, {shard} at node {owner}: {how}");
     }
 
     /// Every shard of `from` goes to the others.
@@ -457,6 +489,7 @@ impl Cluster {
     /// As kill -9.
     pub async fn kill(&self, incarnation: u32) {
         self.wires.nodes.lock().remove(&incarnation);
+        self.wires.frozen.lock().remove(&incarnation);
         self.doors[&incarnation].shut().await;
     }
 
