@@ -123,7 +123,7 @@ CLUSTER_SHORT = checker writes_checker one_server commands join k1_kill k2_bind 
 .PHONY: test-cluster-short
 test-cluster-short: $(VENV)/.built $(VENV)/.tests .cache/.deps ## a part of test-cluster: one server on three nodes, a join, a drain, kills, a rolling restart
 	$(PYTEST) -q --reruns 2 --only-rerun 'Unsettled|ServerFailed|CassandraFailed' \
-		$(CLUSTER_SHORT:%=tests/cluster/test_%.py) -k "not r2" $(PYTEST_ARGS)
+		$(CLUSTER_SHORT:%=tests/cluster/test_%.py) $(PYTEST_ARGS)
 
 .PHONY: test-prosody
 test-prosody: $(VENV)/.tests .cache/.deps ## the wire tests of the RFCs and XEPs against Debian's Prosody: a wrong expectation shows

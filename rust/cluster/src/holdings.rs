@@ -240,6 +240,15 @@ impl Holdings {
         }
     }
 
+    /// Since when a shard is held that goes: it is to be released. `None`: it does not.
+    #[must_use]
+    pub fn going(&self, shard: Shard) -> Option<Epoch> {
+        match self.shards.get(usize::from(shard)) {
+            Some(Hold::Going { since }) => Some(*since),
+            _ => None,
+        }
+    }
+
     /// Whether this process has nothing to do with a shard: it neither comes, nor is here, nor goes.
     #[must_use]
     pub fn is_away(&self, shard: Shard) -> bool {

@@ -1,5 +1,5 @@
-//! Contacts hear of every session that was lost with its node, once, also when its home was about to
-//! go to that node.
+//! Homes that were about to go to a node that dies: contacts hear of every session that was lost with
+//! it, once, and who is served again where he was stays.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -96,6 +96,34 @@ async fn of_a_home_that_is_still_going_to_a_node_that_dies_contacts_are_told() {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_is_served_again_does_not_go_when_another_is_ready_to() {
+    let mut cluster = Cluster::new(30).await;
+    let slow = cluster.user_of(1);
+    let fast = (slow + 1..30).find(|u| cluster.home_of(*u) == 1).unwrap();
+    let other = cluster.user_of(3);
+    let own = cluster.online(slow, 3, "own").await;
+    let door = cluster.doors[&1].clone();
+    *door.holds.lock() = Some(jid(&format!("u{slow}@a.example")));
+    own.message(slow, "slow");
+    until(|| !door.held.lock().is_empty()).await;
+    go(&mut cluster);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    cluster.kill(2).await;
+    let homes = cluster.homes.iter_mut();
+    homes.filter(|home| **home == 2).for_each(|home| *home = 1);
+    cluster.publish();
+    let shard = shard_of(&format!("u{fast}@a.example"));
+    until(|| cluster.serves(1, shard)).await;
+    let client = cluster.online(fast, 3, "new").await;
+    let sender = cluster.online(other, 3, "sender").await;
+    door.let_go();
+    cluster.settle().await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    sender.message(fast, "hello");
+    expect(&client.session, "hello").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

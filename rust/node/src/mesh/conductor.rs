@@ -578,12 +578,10 @@ impl Node {
             } => {
                 let handed = handed_of(knowledge, shard, since);
                 (handed.dirty, handed.died_ms) = (dirty, died_ms);
-                if handed
-                    .sessions
-                    .iter()
-                    .any(|known| known.id.node == mesh.me())
-                {
-                    mesh.shadows.came_from(shard, peer);
+                let own = handed.sessions.iter().filter(|k| k.id.node == mesh.me());
+                let own: Vec<_> = own.map(|k| (k.id, k.jid.clone())).collect();
+                if !own.is_empty() {
+                    mesh.shadows.came_from(shard, peer, own);
                 }
                 self.live.load().policy.clock.observe(ArchiveId(clock));
                 let mut effects = Vec::new();
@@ -651,10 +649,7 @@ impl Node {
             self.lanes_ready(mesh, &served);
             self.tell_shadows(mesh, &served.iter().copied().collect());
             self.tell_waiting(mesh, |shard| served.contains(&shard));
-            // Behind what the shadows are told.
-            for (peer, shards) in mesh.shadows.former_of(&served) {
-                mesh.tell(peer, &Unit::Ready { shards });
-            }
+            self.tell_former(mesh, &served);
             mesh.shadows.served(mesh.me(), &served);
         }
         if !later.is_empty() {

@@ -26,7 +26,7 @@ impl Node {
             | Unit::Close { .. }
             | Unit::Bound { .. }
             | Unit::Keep { .. }
-            | Unit::Ready { .. } => self.take_at_edge(mesh, brought.peer, unit),
+            | Unit::Ready { .. } => self.take_at_edge(mesh, unit),
             Unit::Resume { .. }
             | Unit::Move { .. }
             | Unit::Fetch { .. }
@@ -84,7 +84,7 @@ impl Node {
     }
 
     /// What homes say of sessions whose sockets are here.
-    fn take_at_edge(self: &Arc<Self>, mesh: &Mesh, peer: u32, unit: Unit<'_>) {
+    fn take_at_edge(self: &Arc<Self>, mesh: &Mesh, unit: Unit<'_>) {
         match unit {
             Unit::Deliver { session, packed } => self.delivered_by_home(mesh, session, packed),
             Unit::Close {
@@ -103,10 +103,7 @@ impl Node {
                 }
             }
             Unit::Keep { session, keepsake } => self.sessions.keep(session, keepsake.into()),
-            Unit::Ready { shards } => {
-                mesh.shadows.served(peer, &shards);
-                self.lanes_ready(mesh, &shards);
-            }
+            Unit::Ready { shards } => self.lanes_ready(mesh, &shards),
             _ => {}
         }
     }

@@ -306,9 +306,13 @@ impl Node {
         let job =
             move |node: &Arc<Self>, user: Result<&mut User, &StoreError>, fx: &mut Effects| {
                 let mut seen = None;
+                let lives = |id: SessionId| match node.mesh.as_deref() {
+                    Some(mesh) => id.node == mesh.me() || node.peer(mesh, id.node).is_some(),
+                    None => true,
+                };
                 let has_successor = |user: &&mut User| {
                     let mut others = user.sessions().into_iter();
-                    others.any(|(other, at)| other != id && at == jid)
+                    others.any(|(o, at)| o != id && at == jid && (o > id || lives(o)))
                 };
                 if is_over && user.as_ref().is_ok_and(has_successor) {
                     // Whoever told of it had not heard.

@@ -33,12 +33,24 @@ impl Node {
             return;
         };
         let deadline = Instant::now() + FLUSH;
-        let is_quiet = || shards.iter().all(|shard| mesh.homes.is_quiet(*shard));
-        while !is_quiet() && Instant::now() < deadline {
+        let going: HashMap<u16, Epoch> = {
+            let holdings = mesh.holdings.read();
+            let since = |shard: &u16| Some((*shard, holdings.going(*shard)?));
+            shards.iter().filter_map(since).collect()
+        };
+        // One whose next home died may be served here again by the time another is quiet.
+        let goes = |shard: &u16| {
+            let since = mesh.holdings.read().going(*shard);
+            since.is_some() && since == going.get(shard).copied()
+        };
+        let is_quiet = |shard: &u16| mesh.homes.is_quiet(*shard);
+        let is_ready = || shards.iter().all(|s| is_quiet(s) || !goes(s));
+        while !is_ready() && Instant::now() < deadline {
             self.store.flush();
             sleep(PAUSE).await;
         }
-        let is_clean = is_quiet();
+        let shards: Vec<u16> = shards.iter().filter(|s| goes(s)).copied().collect();
+        let is_clean = shards.iter().all(is_quiet);
         let lost: HashSet<u16> = shards.iter().copied().collect();
         let is_lost = |bare: &str| lost.contains(&shard_of(bare));
         let mut sessions = self.write_down(&mesh, is_lost);
@@ -56,12 +68,13 @@ impl Node {
             self.return_all(&mesh, mesh.counts.take_one(origin), epoch);
         }
         self.give_last(&mesh, &proxies).await;
-        let mut legs = self.legs_of(&mesh, &shards, deadline).await;
+        let still: Vec<u16> = shards.iter().filter(|s| goes(s)).copied().collect();
+        let mut legs = self.legs_of(&mesh, &still, deadline).await;
         // The next home has what became of these. The rest ends here, and is called done then: what is
         // stored for recipients who stay. Begun again, they would get it twice.
         let handed: HashSet<Origin> = legs.values().flatten().map(|leg| leg.origin).collect();
-        let goes = |origin| !is_clean || handed.contains(&origin);
-        let is_meant = |origin: Origin| ids.contains(&origin.session) && goes(origin);
+        let is_brought_on = |origin| !is_clean || handed.contains(&origin);
+        let is_meant = |origin: Origin| ids.contains(&origin.session) && is_brought_on(origin);
         self.return_all(&mesh, mesh.counts.take(is_meant), epoch);
         let mut ended = self.ended_of(&mesh, &sessions, &handed, deadline).await;
         let flushed = shards.into_iter().map(|shard| Flushed {
@@ -129,6 +142,11 @@ impl Node {
                 let _ = mesh.give(&foreign.session, unit);
             }
         }
+        self.flush(mesh, peers).await;
+    }
+
+    /// Waits until these nodes have taken all that they were sent, or are gone, or for [`LINK`].
+    pub(super) async fn flush(&self, mesh: &Mesh, peers: HashSet<u32>) {
         let deadline = Instant::now() + LINK;
         let mut waiting = Vec::new();
         for peer in peers {

@@ -1,6 +1,6 @@
 //! What is known of sessions whose sockets are on their home's own node, at another one: their
 //! contacts hear of it when that node dies. So they do when it dies before it could tell its shadow:
-//! a former home keeps what it handed over until the next one serves the shard.
+//! a former home keeps what it handed over until the next one's shadow has it.
 
 use super::Mesh;
 use super::unit::{Known, Unit};
@@ -14,24 +14,23 @@ use antiphon_routing::user::User;
 use antiphon_xmpp::Jid;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Sessions of others that are kept; of more, contacts do not hear when their node dies.
 const SESSIONS: usize = 2_000_000;
 
-/// How long the next home may take to serve a shard; one of an earlier version never says that it
-/// does.
+/// How long the next home may take to tell its shadow; one of an earlier version never says that it
+/// has.
 const HANDED: Duration = Duration::from_secs(60);
-/// How long what the next home tells its shadow when it serves a shard may be under way.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// What this node keeps for others.
 #[derive(Debug)]
 pub(super) struct Shadows {
     told: Mutex<Shadow<Known>>,
     handed: Mutex<HashMap<u16, Handed>>,
-    /// Homes that handed shards over to this one, and are to hear when it serves them.
-    former: Mutex<HashMap<u16, u32>>,
+    /// What of the homes that handed shards over to this one each keeps meanwhile.
+    former: Mutex<HashMap<u16, Former>>,
 }
 
 /// What a shard's next home may be the only one to know.
@@ -40,6 +39,13 @@ struct Handed {
     to: u32,
     until: Instant,
     sessions: Vec<Known>,
+}
+
+/// A home that handed a shard over, and sessions of this node that it keeps.
+#[derive(Debug)]
+pub(super) struct Former {
+    peer: u32,
+    sessions: Vec<(SessionId, Jid)>,
 }
 
 impl Default for Shadows {
@@ -55,18 +61,29 @@ impl Default for Shadows {
 impl Shadows {
     pub fn keep(&self, known: Known) {
         let shard = shard_of(known.jid.bare_str());
+        // What the home says itself is newer.
+        self.unhand(shard, known.id);
         self.told.lock().keep(shard, known.id, known);
     }
 
+    /// It is over, or another node has it.
     pub fn ended(&self, id: SessionId, jid: &Jid) {
         let shard = shard_of(jid.bare_str());
         self.told.lock().ended(shard, id);
-        if let Some(handed) = self.handed.lock().get_mut(&shard) {
+        self.unhand(shard, id);
+    }
+
+    fn unhand(&self, shard: u16, id: SessionId) {
+        let mut all = self.handed.lock();
+        if let Some(handed) = all.get_mut(&shard) {
             handed.sessions.retain(|known| known.id != id);
+            if handed.sessions.is_empty() {
+                all.remove(&shard);
+            }
         }
     }
 
-    /// Keeps what a shard's next home is told, until that serves it.
+    /// Keeps what a shard's next home is told, until its shadow has it.
     pub fn hand(&self, shard: u16, to: u32, sessions: impl IntoIterator<Item = Known>) {
         let mut all = self.handed.lock();
         let kept: usize = all.values().map(|handed| handed.sessions.len()).sum();
@@ -94,31 +111,25 @@ impl Shadows {
         }
     }
 
-    /// A home says that it serves these shards.
-    pub fn served(&self, by: u32, shards: &[u16]) {
+    /// This node serves these shards: what it kept for itself is in their registries.
+    pub fn served(&self, me: u32, shards: &[u16]) {
+        let is_here = |shard: &u16| shards.contains(shard);
         let mut all = self.handed.lock();
-        for shard in shards {
-            if let Some(handed) = all.get_mut(shard).filter(|handed| handed.to == by) {
-                handed.until = handed.until.min(Instant::now() + GRACE);
-            }
-        }
+        all.retain(|shard, handed| handed.to != me || !is_here(shard));
     }
 
-    /// A former home waits to hear that this node serves a shard.
-    pub fn came_from(&self, shard: u16, peer: u32) {
-        self.former.lock().insert(shard, peer);
+    /// A former home keeps these sessions of this node meanwhile.
+    pub fn came_from(&self, shard: u16, peer: u32, sessions: Vec<(SessionId, Jid)>) {
+        self.former.lock().insert(shard, Former { peer, sessions });
     }
 
-    /// Whom to tell of these shards, which are served now.
-    pub fn former_of(&self, shards: &[u16]) -> HashMap<u32, Vec<u16>> {
-        let mut by_peer: HashMap<u32, Vec<u16>> = HashMap::new();
+    /// Who keeps sessions of these shards, which are served now.
+    pub fn former_of(&self, shards: &[u16]) -> Vec<(u16, Former)> {
         let mut former = self.former.lock();
-        for shard in shards {
-            if let Some(peer) = former.remove(shard) {
-                by_peer.entry(peer).or_default().push(*shard);
-            }
-        }
-        by_peer
+        let known = shards.iter();
+        known
+            .filter_map(|shard| Some((*shard, former.remove(shard)?)))
+            .collect()
     }
 
     /// What goes into a report of these shards.
@@ -240,6 +251,32 @@ impl Node {
             }
         }
         all
+    }
+
+    /// Tells former homes that they need not keep what they handed over, once the shadows have it.
+    pub(super) fn tell_former(self: &Arc<Self>, mesh: &Arc<Mesh>, shards: &[u16]) {
+        let former = mesh.shadows.former_of(shards);
+        if former.is_empty() {
+            return;
+        }
+        let (node, mesh) = (Arc::clone(self), Arc::clone(mesh));
+        self.runtime.spawn(async move {
+            let shadows = former
+                .iter()
+                .filter_map(|(shard, _)| mesh.shadow_of(*shard))
+                .collect();
+            node.flush(&mesh, shadows).await;
+            for (shard, Former { peer, sessions }) in former {
+                // One that is the shadow itself has been told.
+                if mesh.shadow_of(shard) == Some(peer) {
+                    continue;
+                }
+                for (id, jid) in sessions {
+                    let session = id.number;
+                    mesh.tell(peer, &Unit::ShadowEnd { session, jid });
+                }
+            }
+        });
     }
 
     /// Tells the shadows of these shards all that they are to know: the shards have just come here,
