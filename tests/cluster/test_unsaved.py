@@ -35,6 +35,8 @@ async def test_at_the_limit_of_what_is_unsaved_clients_wait_and_nothing_is_refus
     site: Site,
 ) -> None:
     node = site["a"]
+    # A home that moves meanwhile would have them wait on a link instead.
+    await asyncio.to_thread(site.wait_still)
     accounts, witness_account = await _of_one_home(site)
     witness: Client = await site.online(node, witness_account, "witness")
     sessions = await _sessions(site, accounts)

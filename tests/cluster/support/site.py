@@ -153,20 +153,25 @@ class Site:
             time.sleep(POLL_S)
 
     def wait_still(self, seconds: float = 3.0, timeout_s: float = SETTLE_S) -> int:
-        """Waits until the map has not changed for a while, behind a join for example; its epoch.
+        """Waits until nodes share evenly and the map has not changed for a while; its epoch.
 
-        Raises `Unsettled`.
+        Evening out begins some seconds after a join. Raises `Unsettled`.
         """
         deadline = time.monotonic() + timeout_s
         while True:
             found = self.wait_settled()
             before = {one.epoch for one in found.values()}
             time.sleep(seconds)
-            after = {one.epoch for one in self.wait_settled().values()}
-            if before == after and len(after) == 1:
+            found = self.wait_settled()
+            after = {one.epoch for one in found.values()}
+            shares = [one.by_node.get(name, 0) for one in found.values() for name in found]
+            is_even = max(shares) <= 1.25 * min(shares)
+            if before == after and len(after) == 1 and is_even:
                 return after.pop()
             if time.monotonic() > deadline:
-                raise Unsettled(f"the map changes all the time: {before}, then {after}")
+                raise Unsettled(
+                    f"the map changes all the time: {before}, then {after}, shares {shares}"
+                )
 
     def statuses(self, nodes: Iterable[Node] | None = None) -> dict[str, status.Status]:
         """How each of these (all that run) sees the cluster. Raises `NoStatus`."""
