@@ -263,18 +263,7 @@ async fn shards_that_move_under_load_lose_double_and_reorder_nothing() {
 async fn shards_that_move_while_the_store_is_slow_lose_double_and_reorder_nothing() {
     under(
         async |cluster| {
-            for door in cluster.doors.values() {
-                door.slow_ms.store(60, Ordering::SeqCst);
-            }
-            for round in 0..12 {
-                for (shard, home) in cluster.homes.iter_mut().enumerate() {
-                    if (shard + round) % 2 == 0 {
-                        *home = *home % 3 + 1;
-                    }
-                }
-                cluster.publish();
-                tokio::time::sleep(Duration::from_millis(120)).await;
-            }
+            cluster.move_about_slowly().await;
         },
         &[1, 2, 3],
     )

@@ -13,7 +13,6 @@ use antiphon_node::node::Node;
 use antiphon_xmpp::stream::{Framing, Outgoing};
 use cluster::{Client, Cluster, bodies, same};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 use world::{expect, jid, read, until};
@@ -288,18 +287,7 @@ async fn messages_under_way_while_sessions_and_shards_move_arrive_once_and_in_or
             }),
         ));
     }
-    for door in cluster.doors.values() {
-        door.slow_ms.store(60, Ordering::SeqCst);
-    }
-    for round in 0..12 {
-        for (shard, home) in cluster.homes.iter_mut().enumerate() {
-            if (shard + round) % 2 == 0 {
-                *home = *home % 3 + 1;
-            }
-        }
-        cluster.publish();
-        tokio::time::sleep(Duration::from_millis(120)).await;
-    }
+    cluster.move_about_slowly().await;
     cluster.settle().await;
     for (user, from, one) in all {
         let expected = one.await.unwrap();

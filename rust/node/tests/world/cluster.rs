@@ -474,6 +474,22 @@ impl Cluster {
         panic!("the shards do not come to rest, {shard} at node {owner}: {how}");
     }
 
+    /// Half of the shards move to the next node, twelve times, over stores that take their time.
+    pub async fn move_about_slowly(&mut self) {
+        for door in self.doors.values() {
+            door.slow_ms.store(60, Ordering::SeqCst);
+        }
+        for round in 0..12 {
+            for (shard, home) in self.homes.iter_mut().enumerate() {
+                if (shard + round) % 2 == 0 {
+                    *home = *home % 3 + 1;
+                }
+            }
+            self.publish();
+            tokio::time::sleep(Duration::from_millis(120)).await;
+        }
+    }
+
     /// Every shard of `from` goes to the others.
     pub fn take_shards(&mut self, from: u32) {
         let others: Vec<u32> = (1..=3)
