@@ -109,6 +109,31 @@ def test_several_at_once_apply_each_migration_once(keyspace: Keyspace) -> None:
     assert len(applied) == len(migrations.migrations())
 
 
+def test_a_keyspace_is_used_as_soon_as_another_is_seen_to_make_it(keyspace: Keyspace) -> None:
+    name = keyspace.options.keyspace
+    with connected(keyspace.options) as maker, connected(keyspace.options) as user:
+
+        def use() -> None:
+            while (name,) not in user.rows("SELECT keyspace_name FROM system_schema.keyspaces"):
+                pass
+            user.use(name)
+
+        with ThreadPoolExecutor(1) as pool:
+            used = pool.submit(use)
+            maker.change_schema(migrations.create_keyspace(maker, keyspace.options))
+            used.result()
+
+
+def test_several_at_once_on_several_nodes(cassandra_ring: Cassandra, tmp_path: Path) -> None:
+    keyspace = Keyspace(cassandra_ring, tmp_path)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            runs = list(pool.map(lambda _: keyspace.run("migrate"), range(3)))
+        assert [run.returncode for run in runs] == [0, 0, 0], [run.stderr for run in runs]
+    finally:
+        keyspace.drop()
+
+
 def test_what_broke_off_is_gone_on_with(keyspace: Keyspace) -> None:
     assert keyspace.run("migrate").returncode == 0
     with connected(keyspace.options) as connection:

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import logging
 import ssl
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Protocol
@@ -20,6 +21,12 @@ Row = tuple[object, ...]
 _PORT = 9042
 _REQUEST_S = 30.0
 """Changes of the schema take their time."""
+_AGREE_S = 30.0
+"""So long nodes may differ about the schema; they learn of changes from each other in seconds."""
+_AGREE_PAUSE_S = 0.1
+_ATTEMPTS = 5
+"""Of a lightweight transaction."""
+_RETRY_PAUSE_S = 0.5
 
 
 class _Future(Protocol):
@@ -29,7 +36,11 @@ class _Future(Protocol):
 
 
 class _Session(Protocol):
-    def execute(self, query: object, parameters: object) -> Iterable[Sequence[object]]: ...
+    @property
+    def hosts(self) -> Iterable[object]: ...
+    def execute(
+        self, query: object, parameters: object = None, *, host: object = None
+    ) -> Iterable[Sequence[object]]: ...
     def execute_async(self, query: object) -> _Future: ...
     def set_keyspace(self, keyspace: str) -> None: ...
 
@@ -59,26 +70,87 @@ class Connection:
         self._run(statement, parameters, "EACH_QUORUM")
 
     def condition(self, statement: str, parameters: Sequence[object] = ()) -> bool:
-        """A lightweight transaction: whether it was applied."""
+        """A lightweight transaction: whether it was applied.
+
+        Tried again where nodes are too slow to answer, as they are when several try at once; so
+        false may also mean that an earlier attempt was applied.
+        """
+        late = importlib.import_module("cassandra").Timeout
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._applied(statement, parameters)
+            except CassandraFailure as failure:
+                if not isinstance(failure.__cause__, late):
+                    raise
+            time.sleep(_RETRY_PAUSE_S)
+        return self._applied(statement, parameters)
+
+    def _applied(self, statement: str, parameters: Sequence[object]) -> bool:
         rows = self._run(statement, parameters, "QUORUM")
         return bool(rows and rows[0][0])
 
     def change_schema(self, statement: str) -> None:
-        """Changes the schema and waits until all nodes agree on it."""
+        """Changes the schema and waits until all nodes agree on it.
+
+        Also where it is as the statement says already: whoever made it so may still be waiting.
+        """
         with _failures(self._driver, "the statement fails"):
             future = self._session.execute_async(self._statement(statement, "QUORUM"))
             future.result()
-            is_agreed = future.is_schema_agreed
+            # Of a statement that changes nothing the driver says that it is agreed on.
+            is_agreed = future.is_schema_agreed and self._agree()
         if not is_agreed:
             raise CassandraFailure(
                 "the nodes do not agree on the schema; see `nodetool describecluster`, bring back "
                 "those that are away, and run it again"
             )
 
+    def _agree(self) -> bool:
+        """Waits until all nodes that can be asked know the same schema; false: too long.
+
+        Each is asked for its own, as what nodes know of each other is some seconds old.
+        """
+        query = self._statement("SELECT schema_version FROM system.local", "ONE")
+        until = time.monotonic() + _AGREE_S
+        while len(self._of_each(query)) > 1:
+            if time.monotonic() > until:
+                return False
+            time.sleep(_AGREE_PAUSE_S)
+        return True
+
+    def _of_each(self, query: object) -> set[str]:
+        """What the nodes answer; those that are away do not count."""
+        answers = set()
+        for host in self._session.hosts:
+            with contextlib.suppress(self._driver.NoHostAvailable):
+                answers |= {str(row[0]) for row in self._session.execute(query, host=host)}
+        return answers
+
     def use(self, keyspace: str) -> None:
-        """Takes table names from this keyspace from now on."""
+        """Takes table names from this keyspace from now on.
+
+        One that was just made is listed a little before the first node can use it, and longer
+        before all can; a connection to one that cannot stays without.
+        """
         with _failures(self._driver, f"no keyspace {keyspace}"):
+            self._use_where_it_is(keyspace)
+            self._agree()
             self._session.set_keyspace(keyspace)
+
+    def _use_where_it_is(self, keyspace: str) -> None:
+        until = time.monotonic() + _AGREE_S
+        # The one asked refuses, or another that the session is connected to.
+        refused = (
+            importlib.import_module("cassandra").InvalidRequest,
+            importlib.import_module("cassandra.connection").ConnectionException,
+        )
+        while True:
+            try:
+                return self._session.set_keyspace(keyspace)
+            except refused:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_AGREE_PAUSE_S)
 
     def nodes(self) -> dict[str, int]:
         """How many nodes each data centre has."""
@@ -202,6 +274,7 @@ def _tls(options: Cassandra) -> ssl.SSLContext | None:
 def _failures(driver: ModuleType, prefix: str) -> Iterator[None]:
     """The driver's errors as one line."""
     base = importlib.import_module("cassandra")
+    connection = importlib.import_module("cassandra.connection")
     try:
         yield
     except driver.NoHostAvailable as error:
@@ -209,7 +282,7 @@ def _failures(driver: ModuleType, prefix: str) -> Iterator[None]:
         each = error.errors.values() if isinstance(error.errors, dict) else error.errors
         reasons = sorted({_said(one) for one in each if isinstance(one, BaseException)})
         raise CassandraFailure(f"{prefix}: {'; '.join(reasons) or _said(error)}") from error
-    except (base.DriverException, OSError) as error:
+    except (base.DriverException, connection.ConnectionException, OSError) as error:
         raise CassandraFailure(f"{prefix}: {_said(error)}") from error
 
 

@@ -90,12 +90,7 @@ def status(connection: Connection, keyspace: str) -> Status:
     tables = connection.rows(
         "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", (keyspace,)
     )
-    is_there = bool(
-        connection.rows(
-            "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = %s",
-            (keyspace,),
-        )
-    )
+    is_there = _is_there(connection, keyspace)
     applied: list[tuple[int, int]] = []
     if ("schema_version",) in tables:
         rows = connection.rows(
@@ -125,7 +120,7 @@ def migrate(connection: Connection, options: Cassandra, tell: Tell) -> Status:
     first. Nodes may run meanwhile. Raises CassandraFailure.
     """
     keyspace = options.keyspace
-    if not status(connection, keyspace).is_there:
+    if not _is_there(connection, keyspace):
         connection.change_schema(create_keyspace(connection, options))
         tell(f"made the keyspace {keyspace}")
     connection.use(keyspace)
@@ -168,6 +163,15 @@ def create_keyspace(connection: Connection, options: Cassandra) -> str:
     return (
         f'CREATE KEYSPACE IF NOT EXISTS "{options.keyspace}" WITH replication = '
         f"{{'class': 'NetworkTopologyStrategy'{listed}}} AND durable_writes = true"
+    )
+
+
+def _is_there(connection: Connection, keyspace: str) -> bool:
+    return bool(
+        connection.rows(
+            "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = %s",
+            (keyspace,),
+        )
     )
 
 
