@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,14 @@ from cluster.support.site import Site, Unsettled
 from support.cassandra import Cassandra, Settings
 from support.client import LIVE
 from support.server import ServerFailed
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The later rounds of `make chaos` have only the tests that repeat something."""
+    if os.environ.get("CHAOS_AGAIN"):
+        kept = [one for one in items if hasattr(getattr(one, "module", None), "repetitions")]
+        config.hook.pytest_deselected(items=[one for one in items if one not in kept])
+        items[:] = kept
 
 
 @pytest.fixture(scope="session")
