@@ -117,7 +117,7 @@ test-cluster: $(VENV)/.built $(VENV)/.tests .cache/.deps ## three nodes, etcd, C
 
 # Every invariant, tried twice or so. Only what did not start or settle is run again.
 CLUSTER_SHORT = checker writes_checker one_server commands join k1_kill k2_bind k3_presence \
-	k4_stall k5_ids e1_etcd_down p_partitions r1_rolling refused forged deduplicated slow_node \
+	k4_stall k5_ids e1_etcd_down p_partitions r1_rolling metrics refused forged deduplicated slow_node \
 	unsaved full_disk zones
 
 .PHONY: test-cluster-short
