@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.support.etcd import OLD as OLD_ETCD
 from cluster.support.homes import homes
 from cluster.support.network import Network
 from cluster.support.placement import placement
@@ -30,10 +31,10 @@ ALONE_S = 4 * LEASE_S
 
 @pytest.fixture
 def zoned(network: Network, cluster_cassandra: Cassandra) -> Iterator[Site]:
-    """A cluster of its own, of two zones."""
+    """A cluster of its own, of two zones, on the oldest etcd."""
     LIVE.clear()
     cluster_cassandra.resume()
-    site = Site(network, cluster_cassandra, tells_writes=True)
+    site = Site(network, cluster_cassandra, tells_writes=True, etcd=OLD_ETCD)
     try:
         for name, zone in ZONES.items():
             site[name].extra["node"] = {"zone": zone}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Builds programs of the tests from their Go modules, pinned in tests/deps/go, and prints where each
-# is: `etcd=$(tests/deps/go.sh etcd)`. Names: etcd, helm, kube-apiserver. What is built already for
+# is: `etcd=$(tests/deps/go.sh etcd)`. Names: etcd, etcd35, helm, kube-apiserver. What is built already for
 # these pins costs nothing. They are kept outside the clone, in ANTIPHON_CI_CACHE or
 # ~/.cache/antiphon-ci, below bin; without a home folder in .cache/bin.
 set -euo pipefail
@@ -46,7 +46,7 @@ build() { # name, package, what the linker sets
 	echo "$pins" >"$bin/.$1.pins"
 }
 
-[ $# -gt 0 ] || fail "usage: tests/deps/go.sh etcd | helm | kube-apiserver ..."
+[ $# -gt 0 ] || fail "usage: tests/deps/go.sh etcd | etcd35 | helm | kube-apiserver ..."
 # The version of Kubernetes that Helm takes for granted, where it asks none (without it 1.20), and
 # the one that the API server says it is (without it 0.0.0).
 chartutil=helm.sh/helm/v3/pkg/chartutil
@@ -56,7 +56,7 @@ minor=$(echo "$kubernetes" | cut -d. -f2)
 for name in "$@"; do
 	flags=""
 	case $name in
-	etcd) package=. ;;
+	etcd | etcd35) package=. ;;
 	kube-apiserver)
 		package=.
 		flags="-X $server.gitVersion=v$kubernetes -X $server.gitMajor=1 -X $server.gitMinor=$minor"
@@ -65,7 +65,7 @@ for name in "$@"; do
 		package=helm.sh/helm/v3/cmd/helm
 		flags="-X $chartutil.k8sVersionMajor=1 -X $chartutil.k8sVersionMinor=$minor"
 		;;
-	*) fail "no program is called $name here: etcd, helm, kube-apiserver" ;;
+	*) fail "no program is called $name here: etcd, etcd35, helm, kube-apiserver" ;;
 	esac
 	# Two at once would build the same thing.
 	(flock 9 && build "$name" "$package" "$flags") 9>"$bin/.$name.lock"

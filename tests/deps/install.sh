@@ -99,7 +99,7 @@ fi
 
 # --- from Go modules --------------------------------------------------------------------------------------
 if has go; then
-	"$root/tests/deps/go.sh" etcd helm >"$cache/go.log" 2>&1 && "$root/tests/deps/crds.sh" >>"$cache/go.log" 2>&1 ||
+	"$root/tests/deps/go.sh" etcd etcd35 helm >"$cache/go.log" 2>&1 && "$root/tests/deps/crds.sh" >>"$cache/go.log" 2>&1 ||
 		lacks "etcd or Helm" "tests/k8s, tests/cluster; see .cache/go.log"
 else
 	lacks go "tests/k8s, tests/cluster (install Go 1.26 or newer; 1.21 fetches that itself)"

@@ -30,16 +30,20 @@ class EtcdFailed(Exception):
     """etcd is not there or does not come up; the message says what to do."""
 
 
-def program() -> Path:
+NEW, OLD = "etcd", "etcd35"
+"""The series of `tests/deps/go.sh`: 3.6, and the oldest that nodes work with."""
+
+
+def program(series: str) -> Path:
     """The etcd that `tests/deps/go.sh` builds, or `ANTIPHON_TEST_ETCD`."""
     given = os.environ.get("ANTIPHON_TEST_ETCD")
     if given:
         return Path(given)
     done = subprocess.run(
-        [ROOT / "tests" / "deps" / "go.sh", "etcd"], capture_output=True, text=True, check=False
+        [ROOT / "tests" / "deps" / "go.sh", series], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise EtcdFailed(done.stderr.strip() or "tests/deps/go.sh etcd failed")
+        raise EtcdFailed(done.stderr.strip() or f"tests/deps/go.sh {series} failed")
     return Path(done.stdout.strip().splitlines()[-1])
 
 
@@ -52,6 +56,7 @@ class Member:
     folder: Path
     peers: str
     """All members, as `--initial-cluster` wants them."""
+    series: str
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -79,7 +84,7 @@ class Member:
         arguments.append("--unsafe-no-fsync")
         with self.folder.with_suffix(".log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.place.prefix, str(program()), *arguments],
+                [*self.place.prefix, str(program(self.series)), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -118,11 +123,11 @@ class Etcd:
     """Frozen, by name."""
 
     @classmethod
-    def at(cls, places: Sequence[Place]) -> Etcd:
+    def at(cls, places: Sequence[Place], series: str = NEW) -> Etcd:
         """A member at each of these places; not started."""
         folder = Path(tempfile.mkdtemp(prefix="antiphon-etcd-"))
         peers = ",".join(f"{place.name}=http://{place.address}:{PEERS}" for place in places)
-        return cls([Member(p.name, p, folder / p.name, peers) for p in places], folder)
+        return cls([Member(p.name, p, folder / p.name, peers, series) for p in places], folder)
 
     @property
     def endpoints(self) -> list[str]:

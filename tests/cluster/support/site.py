@@ -21,6 +21,7 @@ from support.server import ServerFailed
 
 from . import status
 from .authority import ClusterAuthority
+from .etcd import NEW as NEW_ETCD
 from .etcd import Etcd
 from .network import Network
 from .node import DOMAIN, DOMAINS, Node, Wiring
@@ -46,15 +47,16 @@ class Site:
         count: int = 3,
         sections: Mapping[str, Table] | None = None,
         tells_writes: bool = False,
+        etcd: str = NEW_ETCD,
     ) -> None:
-        """`ring` runs, and the places of `network` reach it. With `tells_writes`, what nodes write
+        """`ring` runs, and the places of `network` reach it; `etcd` is a series. With `tells_writes`, what nodes write
         can be judged (`writes`)."""
         self.tells_writes = tells_writes
         self.store = ring
         self.network = network
         self.folder = Path(tempfile.mkdtemp(prefix="antiphon-cluster-"))
         self.authority = ClusterAuthority(self.folder / "ca")
-        self.etcd = Etcd.at([network.place(f"etcd{n}") for n in range(3)])
+        self.etcd = Etcd.at([network.place(f"etcd{n}") for n in range(3)], etcd)
         self.keyspace = f"cluster_{token_hex(6)}"
         self.wiring = Wiring(
             self.etcd.endpoints,
