@@ -118,7 +118,7 @@ test-cluster: $(VENV)/.built $(VENV)/.tests .cache/.deps ## three nodes, etcd, C
 # Every invariant, tried twice or so. Only what did not start or settle is run again.
 CLUSTER_SHORT = checker writes_checker one_server commands join k1_kill k2_bind k3_presence \
 	k4_stall k5_ids e1_etcd_down p_partitions r1_rolling metrics refused forged deduplicated slow_node \
-	unsaved full_disk zones
+	unsaved full_disk zones without_etcd
 
 .PHONY: test-cluster-short
 test-cluster-short: $(VENV)/.built $(VENV)/.tests .cache/.deps ## a part of test-cluster: one server on three nodes, a join, a drain, kills, a rolling restart

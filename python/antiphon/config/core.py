@@ -141,7 +141,6 @@ class CoreCluster(Struct, frozen=True, kw_only=True):
     etcd: CoreEtcd
     tls: CoreClusterTls
     etcd_loss: str
-    drain_seconds: int
     write_log: str | None
 
 
@@ -263,7 +262,6 @@ def core_cluster(config: Config) -> CoreCluster | None:
         etcd=CoreEtcd(**{name: etcd[name] for name in CoreEtcd.__struct_fields__}),
         tls=CoreClusterTls(**{name: tls[name] or "" for name in CoreClusterTls.__struct_fields__}),
         etcd_loss=given.etcd_loss,
-        drain_seconds=given.drain_seconds,
         write_log=given.write_log,
     )
 

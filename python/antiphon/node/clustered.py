@@ -105,7 +105,11 @@ class Neighbour:
 
     async def hand_over(self, longest_s: float) -> None:
         """Gives away what this node owns, and waits until the others have it, or for no longer
-        than that; not where there is nobody to take it."""
+        than that; not where there is nobody to take it.
+
+        While etcd is silent nobody can take anything. The node serves on meanwhile: etcd may be
+        back in time, and its users have no other home until it is.
+        """
         before = self.view()
         if before is None or not before.is_in:
             return
@@ -121,7 +125,10 @@ class Neighbour:
                 return
             if loop.time() - said >= _SAY_S:
                 said = loop.time()
-                log.info("handing over", extra=_figures(now))
+                if now.is_frozen:
+                    log.warning("handing over waits for etcd to answer", extra=_figures(now))
+                else:
+                    log.info("handing over", extra=_figures(now))
             await asyncio.sleep(_LOOK_S)
         log.info("shards handed over", extra={"shards": before.shards.served})
 

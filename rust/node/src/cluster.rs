@@ -333,14 +333,11 @@ impl Cluster {
         membership.as_ref().map(|m| m.stage().borrow().clone())
     }
 
-    /// Gives all shards away, if there are others who take them. Blocks, `drain_seconds` at most.
-    pub fn drain(&self) {
+    /// Begins to give all shards away, for good. Who ends the node has waited for the others to have
+    /// them: waiting here again would hold back the ends of its streams.
+    pub fn end(&self) {
         self.is_leaving.store(true, Ordering::Release);
         self.begin_drain();
-        let deadline = Instant::now() + Duration::from_secs(self.options.drain_seconds);
-        while Instant::now() < deadline && !self.is_drained() {
-            std::thread::sleep(PAUSE);
-        }
     }
 
     /// Begins to give all shards away; nobody binds here any more.
@@ -366,20 +363,6 @@ impl Cluster {
     /// Has the planner plan anew, where this node plans: what there is to move. Blocks for a moment.
     pub fn outlook(&self) -> Option<Outlook> {
         self.membership.lock().as_ref()?.outlook()
-    }
-
-    fn is_drained(&self) -> bool {
-        let others = self.mesh.map().map_or(0, |map| {
-            let mut others = 0;
-            for node in map.nodes() {
-                others += usize::from(!node.is_draining());
-            }
-            others
-        });
-        let has_moved = self.mesh.served() == 0 && self.mesh.moving() == (0, 0);
-        let is_in = matches!(self.stage(), Some(Stage::In(_)));
-        let is_alone = others == 0 && self.mesh.map().is_some_and(|m| m.nodes().len() == 1);
-        has_moved || !is_in || is_alone
     }
 
     /// Waits for what ended sessions left for their homes, then leaves. Blocks.

@@ -68,8 +68,6 @@ pub struct Cluster {
     pub tls: ClusterTls,
     /// What becomes of a node that, as all others, has lost etcd.
     pub etcd_loss: EtcdLoss,
-    /// How long a node that ends waits for its shards to go, seconds.
-    pub drain_seconds: u64,
     /// Where every write of an owner's rows is told.
     #[serde(default)]
     pub write_log: Option<PathBuf>,

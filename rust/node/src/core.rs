@@ -303,7 +303,7 @@ impl Core {
     pub fn stop(&self, deadline: Duration) {
         self.stop_accepting();
         if let Some(cluster) = self.cluster() {
-            cluster.drain();
+            cluster.end();
             self.give_sessions_away(deadline);
         }
         let Some(running) = self.running.lock().take() else {

@@ -88,7 +88,7 @@ def test_the_core_is_told_of_the_cluster_and_not_of_its_listener(folder: Path) -
     assert cluster(config) == {
         "name": "antiphon", "zone": "z1", "listen": "127.0.0.1:7270", "relay": "127.0.0.1:7270",
         "control": "127.0.0.1:5271", "version": "0.1.0", "etcd_loss": "freeze",
-        "drain_seconds": 30, "write_log": None,
+        "write_log": None,
         "etcd": {
             "endpoints": ["127.0.0.1:2379"], "prefix": "/antiphon", "ca": None,
             "certificate": None, "key": None, "user": "u", "password": "hush",

@@ -146,12 +146,12 @@ async def test_a_drain_that_was_asked_for_leaves_the_node_up(node: Node, remote:
 async def test_a_reload_takes_new_certificates_and_names_what_it_cannot(
     node: Node, remote: Remote, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file.write_text(file.read_text().replace("[cluster]\n", "[cluster]\ndrain_seconds = 7\n"))
+    file.write_text(file.read_text().replace("[cluster]\n", '[cluster]\netcd_loss = "fence"\n'))
     with caplog.at_level(logging.WARNING):
         assert await remote.reload(5) == ()
     (record,) = [one for one in caplog.records if one.msg == "restart needed for some changes"]
     assert vars(record)["keys"] == ["cluster"]
-    assert core().documents[-1]["cluster"]["drain_seconds"] == 30
+    assert core().documents[-1]["cluster"]["etcd_loss"] == "freeze"
     key = node.config.cluster.tls.key
     assert key is not None
     Path(key).write_text("nonsense")

@@ -188,6 +188,15 @@ async def test_a_stop_waits_no_longer_than_it_may(
     assert caplog.records[-1].msg == "shards not handed over in time"
 
 
+async def test_a_stop_says_that_it_waits_for_etcd(
+    given: Given, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("antiphon.node.clustered._SAY_S", 0.0)
+    given.core.left, given.core.more = 1000, {"is_frozen": True}
+    await given.neighbour.hand_over(0.15)
+    assert caplog.records[0].msg == "handing over waits for etcd to answer"
+
+
 async def test_the_last_node_hands_over_to_nobody(
     given: Given, caplog: pytest.LogCaptureFixture
 ) -> None:

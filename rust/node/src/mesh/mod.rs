@@ -240,11 +240,6 @@ impl Mesh {
         self.homes.is_served(shard)
     }
 
-    /// How many are.
-    pub(crate) fn served(&self) -> usize {
-        self.homes.served()
-    }
-
     /// Shards on their way here, and away.
     pub(crate) fn moving(&self) -> (usize, usize) {
         self.holdings.read().moving()
