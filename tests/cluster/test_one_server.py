@@ -13,7 +13,7 @@ import pytest_asyncio
 from cluster.support.site import Site
 from cluster.support.watch import befriend
 from support import ns
-from support.archive import chat, whole
+from support.archive import XEP_0430, chat, set_entry, whole
 from support.client import Client, SaslFailed
 from support.endpoint import Account
 from support.xml import E, message, presence
@@ -175,6 +175,21 @@ async def test_an_archive_is_the_same_on_every_node(site: Site, online: Online) 
     assert found[0] == found[1] == found[2]
 
 
+async def test_an_inbox_is_the_same_on_every_node_and_read_for_all(
+    site: Site, online: Online
+) -> None:
+    owner, other = await pair(site)
+    friend = await online("a", other, "desk")
+    mine = await online("b", owner, "phone")
+    for number in range(3):
+        friend.send(chat(owner.jid, f"number {number}"))
+        await mine.expect("message", from_=friend.jid)
+    readers = [await online(node, owner, f"reader-{node}", priority=-1) for node in "abc"]
+    assert [await unread(reader) for reader in readers] == [{other.jid: "3"}] * 3
+    await set_entry(readers[2], other.jid, read="true")
+    assert [await unread(reader) for reader in readers] == [{other.jid: "0"}] * 3
+
+
 async def test_a_blocked_user_of_another_node_is_blocked_from_the_next_stanza_on(
     site: Site, online: Online
 ) -> None:
@@ -252,3 +267,12 @@ async def test_login_with_a_wrong_password_is_refused_on_every_node(site: Site) 
             await client.authenticate()
         assert failed.value.condition == "not-authorized"
         client.abort()
+
+
+async def unread(client: Client) -> dict[str | None, str | None]:
+    """Whose conversations its inbox has, with how many messages that were not read (XEP-0430)."""
+    client.drain()
+    reply = await client.iq("get", payload=E("inbox", XEP_0430))
+    assert reply.type == "result", f"refused: {reply}"
+    entries = [e.at(("entry", XEP_0430)) for e in client.drain() if e.has("entry", XEP_0430)]
+    return {entry.get("jid"): entry.get("unread") for entry in entries}
