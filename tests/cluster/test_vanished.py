@@ -7,8 +7,10 @@ import asyncio
 import time
 
 from cluster.support.network import Network
+from cluster.support.node import DOMAIN
 from cluster.support.site import Site
 from cluster.support.trial import note, repetitions
+from support.endpoint import Account
 
 LEASE_S = 10.0
 SPARE_S = 6.0
@@ -18,7 +20,9 @@ SPARE_S = 6.0
 async def test_a_machine_that_vanishes_is_taken_over_from_when_its_lease_has_ended(
     site: Site, cuts: Network
 ) -> None:
-    for _ in range(repetitions(1)):
+    for at in range(repetitions(1)):
+        # Calls from node to node, for accounts everywhere: connections that will not hear the end.
+        await asyncio.to_thread(site["a"].create, _accounts(f"before{at}"))
         # Nothing comes out of it any more, so that no port refuses.
         for other in site.nodes.values():
             if other.name != "b":
@@ -35,6 +39,11 @@ async def test_a_machine_that_vanishes_is_taken_over_from_when_its_lease_has_end
         assert took < LEASE_S + SPARE_S
         cuts.heal()
         await asyncio.to_thread(site.heal)
+        await asyncio.to_thread(site["a"].create, _accounts(f"after{at}"))
+
+
+def _accounts(name: str) -> list[Account]:
+    return [Account(f"{name}{n}@{DOMAIN}", "secret") for n in range(24)]
 
 
 async def test_of_two_nodes_the_other_takes_over_within_two_leases(site: Site) -> None:

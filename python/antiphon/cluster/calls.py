@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from antiphon.cluster.api import ControlError, Material, Served
 from antiphon.cluster.remote import NotHome, Remote
@@ -43,14 +44,26 @@ GATHERED = {"sessions.all": _merged, "sessions.count": _summed}
 """Operations that are asked of every node, and how their answers are put together."""
 
 
+class _Place(NamedTuple):
+    """A node's control port, in one of the node's lives."""
+
+    address: str
+    incarnation: int
+
+
+class _Way(NamedTuple):
+    place: _Place
+    remote: Remote
+
+
 class Ways:
     """Connections to the control ports of other nodes, made when they are first needed."""
 
     def __init__(self, served: Served, material: Material) -> None:
         self._served = served
         self._material = material
-        self._remotes: dict[str, Remote] = {}
-        self._known: Mapping[str, str] = {}
+        self._ways: dict[str, _Way] = {}
+        self._known: Mapping[str, _Place] = {}
         self._look_again = 0.0
         self._waiting = 0
         self._closing: set[asyncio.Task[None]] = set()
@@ -101,7 +114,7 @@ class Ways:
     async def _gather(self, operation: str, arguments: tuple[object, ...]) -> object:
         asked = [
             self.to(name).call(operation, arguments, ANSWER_S)
-            for name in self._addresses(is_fresh=True)
+            for name in self._places(is_fresh=True)
             if name != self._served.name
         ]
         try:
@@ -112,19 +125,21 @@ class Ways:
 
     def to(self, node: str) -> Remote:
         """The control port of a member. Raises ControlError for a node that is none."""
-        address = self._addresses().get(node) or self._addresses(is_fresh=True).get(node)
-        if address is None:
+        place = self._places().get(node) or self._places(is_fresh=True).get(node)
+        if place is None:
             raise ControlError(f"{node} is no member of the cluster", is_unreached=True)
-        found = self._remotes.get(node)
-        if found is not None and found.address == address:
-            return found
+        found = self._ways.get(node)
+        if found is not None and found.place == place:
+            return found.remote
         if found is not None:
-            self._end(found)
-        made = Remote(node, address, self._material)
-        self._remotes[node] = made
+            # To a former life, too: where its machine vanished, the connection never heard its end,
+            # and would break the next call off.
+            self._end(found.remote)
+        made = Remote(node, place.address, self._material)
+        self._ways[node] = _Way(place, made)
         return made
 
-    def _addresses(self, *, is_fresh: bool = False) -> Mapping[str, str]:
+    def _places(self, *, is_fresh: bool = False) -> Mapping[str, _Place]:
         """The members' control ports by name, from a look that may be half a second old."""
         now = asyncio.get_running_loop().time()
         if is_fresh or now >= self._look_again:
@@ -133,18 +148,18 @@ class Ways:
             except ValueError as error:
                 raise ControlError(str(error), is_unreached=True) from error
             members = status.members if status is not None else []
-            self._known = {one.id: one.control for one in members}
+            self._known = {one.id: _Place(one.control, one.incarnation) for one in members}
             self._look_again = now + _LOOK_S
-            for name in self._remotes.keys() - self._known.keys():
-                self._end(self._remotes.pop(name))
+            for name in self._ways.keys() - self._known.keys():
+                self._end(self._ways.pop(name).remote)
         return self._known
 
     def renew(self, material: Material) -> None:
         """Shows these certificates from now on."""
         self._material = material
-        for remote in self._remotes.values():
-            self._end(remote)
-        self._remotes.clear()
+        for way in self._ways.values():
+            self._end(way.remote)
+        self._ways.clear()
 
     async def close(self) -> None:
         """Ends every connection."""

@@ -160,6 +160,20 @@ async def test_sessions_of_a_domain_are_those_of_all_nodes(nodes: Nodes) -> None
     assert caught.value.condition == "remote-server-timeout"
 
 
+async def test_a_node_in_another_life_is_connected_to_anew(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways, now = nodes.ports["a"].elsewhere, asyncio.get_running_loop().time()
+    first = ways.to("b")
+    assert ways.to("b") is first
+    document = nodes.fakes["a"].status().replace('"incarnation": 2', '"incarnation": 9')
+    monkeypatch.setattr(nodes.fakes["a"], "status", lambda: document)
+    while ways.to("b") is first:
+        assert asyncio.get_running_loop().time() < now + 5
+        await asyncio.sleep(0.05)
+    assert (await ways.to("b").health(IN)).node == "b"
+
+
 async def test_an_operation_keeps_the_cores_condition(nodes: Nodes) -> None:
     nodes.fakes["a"].homes[str(JULIET)] = "b"
     nodes.fakes["b"].values["roster.set"] = StanzaError("resource-constraint", "full")
