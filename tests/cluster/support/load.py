@@ -263,15 +263,6 @@ class Load:
             assert time.monotonic() < deadline, f"{len(left)} users are out, first: {left[:5]}"
             await asyncio.sleep(0.05)
 
-    async def caught_up(self, timeout_s: float = 60.0) -> None:
-        """Waits until all that was written before now is acknowledged; more is written meanwhile."""
-        deadline = time.monotonic() + timeout_s
-        open_ = self.ledger.sent.keys() - self.ledger.acknowledged.keys()
-        while open_ := open_ - self.ledger.acknowledged.keys():
-            self.check()
-            assert time.monotonic() < deadline, f"{len(open_)} messages are not acknowledged"
-            await asyncio.sleep(0.05)
-
     @property
     def out(self) -> list[int]:
         """Users without a session."""
